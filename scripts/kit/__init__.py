@@ -1,0 +1,1 @@
+"""Thread-safety patches for PyTorch Geometric: apply them, prove them, check them."""

@@ -1,0 +1,504 @@
+"""The command line: verbs, messages, exit codes. Nothing else prints."""
+
+import contextlib
+import dataclasses
+import json
+import shlex
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn, TypeVar
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from kit import checkouts, environments, patching, proving, releases, sources, validating
+from kit.errors import KitError, ProofError, TreeError, UsageError
+from kit.releases import Catalogue, Patch, Release
+
+EXIT_CODES = """
+\b
+Exit codes:
+  0    done, or nothing left to do
+  1    a proof or a validation found a fault
+  2    the command line is wrong: an unknown version, series or option
+  3    a release could not be had, or is not what its pin says
+  4    the tree, or the place for it, is not in a state to work on
+  5    this machine lacks something: git, Python 3.10.12, torch, ...
+  130  interrupted; the tree is as it was
+"""
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False)
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def main() -> NoReturn:
+    """Runs the command line, and turns each foreseeable error into a message and an exit code."""
+    # As if by Ctrl-C: whatever is half done is undone on the way out.
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        code = cli.main(prog_name="scripts/kit.sh", standalone_mode=False)
+    except KitError as error:
+        _fail(str(error), error.exit_code)
+    except click.ClickException as error:
+        where = getattr(error, "ctx", None)
+        see = f" See '{where.command_path} --help'." if where else ""
+        _fail(error.format_message() + see, UsageError.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        _fail("interrupted. What was under way has been undone.", 130)
+    except BrokenPipeError:
+        # Somebody has read enough (`| head`). Python would complain at exit.
+        sys.stderr.close()
+        code = 0
+    sys.exit(code or 0)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    err.print(Text.assemble(("error: ", "bold red"), message))
+    sys.exit(code)
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[str], None]]:
+    """Shows what is under way on a terminal, and as plain lines elsewhere."""
+    if not err.is_terminal:
+        yield lambda message: err.print(Text(message), soft_wrap=True)
+        return
+    with err.status("") as status:
+        # A spinner that comes and goes within a blink is only noise.
+        status.stop()
+
+        def notify(message: str) -> None:
+            status.update(Text(message))
+            status.start()
+
+        yield notify
+
+
+def _source_options(command: Command) -> Command:
+    for option in (
+        click.option("--offline", is_flag=True, help="Use the download cache alone."),
+        click.option(
+            "--git-url",
+            default=sources.UPSTREAM,
+            metavar="URL",
+            help="The git repository to fetch from.  [default: upstream on GitHub]",
+        ),
+        click.option(
+            "--source",
+            "kind",
+            type=click.Choice([kind.value for kind in sources.Kind]),
+            default="auto",
+            help="Where to get PyG from: its git repository, its sdist on PyPI, or "
+            "(auto) git where it answers within seconds, else the sdist.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def _source(
+    kind: str, git_url: str, offline: bool, notify: Callable[[str], None]
+) -> sources.Source:
+    return sources.Source(sources.Kind(kind), git_url, offline, sources.default_cache(), notify)
+
+
+@click.group(
+    epilog=EXIT_CODES, invoke_without_command=True, context_settings={"max_content_width": 80}
+)
+@click.pass_context
+def cli(context: click.Context) -> None:
+    """Thread-safety patches for PyTorch Geometric (PyG)."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help(), err=True)
+        context.exit(UsageError.exit_code)
+
+
+@cli.command(epilog=EXIT_CODES)
+@click.argument("version", required=False, metavar="PYG-VERSION")
+@click.option(
+    "--dest",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Where to make the patched PyG.  [default: build/pyg-VERSION]",
+)
+@_source_options
+@click.option(
+    "--tree",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Patch this checkout, source tree or site-packages instead of making one.",
+)
+@click.option(
+    "--only", multiple=True, metavar="SERIES", help="Take this series alone. May be repeated."
+)
+@click.option("--check", is_flag=True, help="Change nothing, say what would happen.")
+@click.option("--reverse", is_flag=True, help="Take the patches out again.")
+@click.option("--list", "show_list", is_flag=True, help="List the releases, or the patches of one.")
+def apply(
+    version: str | None,
+    dest: Path | None,
+    tree: Path | None,
+    only: tuple[str, ...],
+    check: bool,
+    reverse: bool,
+    show_list: bool,
+    kind: str,
+    git_url: str,
+    offline: bool,
+) -> None:
+    """Make a PyG release safe to share between threads.
+
+    PYG-VERSION is a release from 1.7.1 on, 'latest', or 'nightly'. The result is
+    a git repository: first the pristine release, then one commit a patch.
+    """
+    catalogue = releases.load()
+    if show_list:
+        _list(catalogue, version)
+        return
+    if version is None:
+        raise UsageError(_missing_version(catalogue, tree))
+    release = catalogue.find(version)
+    patches = _select(release, catalogue, only)
+    if tree is not None and dest is not None:
+        raise UsageError("--tree and --dest exclude each other: one patches a tree, one makes one.")
+    with _progress() as notify:
+        source = _source(kind, git_url, offline, notify)
+        if tree is not None:
+            report = _apply_to_tree(tree, release, catalogue, patches, check, reverse)
+        else:
+            place = dest or releases.ROOT / "build" / f"pyg-{release.version}"
+            report = _apply_to_checkout(place, release, patches, source, check, reverse)
+    _show_report(report, release, catalogue, check, reverse)
+
+
+def _missing_version(catalogue: Catalogue, tree: Path | None) -> str:
+    newest = [r.version for r in catalogue.releases if r.affected()][-1]
+    if tree is not None and (found := patching.identify(tree, catalogue)):
+        words = " or ".join(release.version for release in found)
+        return f"No PyG version was named. {tree} holds PyG {words}: name that one as well."
+    return (
+        f"No PyG version was named. Expected one such as {newest} (what 'pip show torch-geometric' "
+        f"says); 'scripts/apply.sh --list' lists all."
+    )
+
+
+def _select(release: Release, catalogue: Catalogue, only: tuple[str, ...]) -> list[Patch]:
+    for name in only:
+        if name not in catalogue.series:
+            raise UsageError(
+                f"There is no series '{name}'. Expected one of: {', '.join(catalogue.series)}."
+            )
+        if name not in release.series():
+            raise UsageError(
+                f"PyG {release.version} takes no patch of the series {name}. It takes: "
+                f"{', '.join(release.series())}."
+            )
+    return [patch for patch in release.patches if not only or patch.series in only]
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What `apply` found and did.
+
+    Attributes:
+        tree: Where.
+        origin: Where a new tree came from, in words.
+        steps: How each patch stood before.
+        is_checkout: Whether it is a repository of the kit's.
+    """
+
+    tree: Path
+    origin: str
+    steps: list[patching.Step]
+    is_checkout: bool
+
+
+def _apply_to_tree(
+    tree: Path,
+    release: Release,
+    catalogue: Catalogue,
+    patches: list[Patch],
+    check: bool,
+    reverse: bool,
+) -> Report:
+    found = patching.identify(tree, catalogue)
+    if not found:
+        raise TreeError(
+            f"{tree} is none of the pinned releases: its torch_geometric/__init__.py and the files "
+            f"to be patched have been changed. Expected PyG {release.version} as released. "
+            f"'git apply' takes the files in patches/ by hand; README.md says how."
+        )
+    if release not in found:
+        words = " or ".join(r.version for r in found)
+        raise TreeError(
+            f"{tree} holds PyG {words}, not {release.version}. Call this with that version, or "
+            f"name another tree."
+        )
+    steps = patching.plan(tree, patches)
+    if not check:
+        patching.apply(tree, steps, reverse=reverse)
+    return Report(tree, "", steps, is_checkout=False)
+
+
+def _apply_to_checkout(
+    place: Path,
+    release: Release,
+    patches: list[Patch],
+    source: sources.Source,
+    check: bool,
+    reverse: bool,
+) -> Report:
+    checkout = checkouts.require(place, release, source)
+    if checkout is not None:
+        steps = patching.plan(place, patches)
+        if not check:
+            done = patching.apply(place, steps, reverse=reverse)
+            patching.commit(place, done, reverse=reverse)
+        return Report(place, "", steps, is_checkout=True)
+    if reverse:
+        raise TreeError(
+            f"There is nothing to reverse at {_relative(place)}. 'scripts/apply.sh "
+            f"{release.version}' makes it; --tree DIR names a tree elsewhere."
+        )
+    if check:
+        with tempfile.TemporaryDirectory(prefix="pyg-threadsafe-") as name:
+            origin, steps = checkouts.create(Path(name) / "tree", release, patches, source)
+    else:
+        origin, steps = checkouts.create(place, release, patches, source)
+    return Report(place, origin, steps, is_checkout=True)
+
+
+def _relative(path: Path) -> Path:
+    """A path as short as it can be said from here."""
+    absolute = path.absolute()
+    here = Path.cwd()
+    return absolute.relative_to(here) if absolute.is_relative_to(here) else absolute
+
+
+def _show_report(
+    report: Report, release: Release, catalogue: Catalogue, check: bool, reverse: bool
+) -> None:
+    tree = _relative(report.tree)
+    out.print(f"[bold]PyG {release.version}[/] in [bold]{tree}[/]")
+    if report.origin:
+        out.print(f"  from {report.origin}")
+        if "PyPI" in report.origin:
+            out.print(
+                "  (PyPI's archives have none of upstream's own tests; --source git has them)"
+            )
+    wanted = patching.State.PATCHED if reverse else patching.State.PRISTINE
+    verb = ("would be " if check else "") + ("reversed" if reverse else "applied")
+    for step in report.steps:
+        if step.state is patching.State.LEFT_OUT:
+            word, style = "left out", "yellow"
+        elif step.state is wanted:
+            word, style = verb, "green"
+        else:
+            word, style = ("not applied" if reverse else "already applied"), "cyan"
+        note = f" ({step.reason})" if step.reason else ""
+        out.print(Text.assemble("  ", (word, style), f": {step.patch.subject}{note}"))
+    for layer, status in release.status.items():
+        if status == "fixed":
+            name = catalogue.classes[layer]
+            out.print(
+                f"Upstream fixed {name} in {catalogue.fixed_in(layer).version}: its code needs "
+                f"nothing, the test guards it."
+            )
+    changed = any(step.state is wanted for step in report.steps)
+    if not changed:
+        state = "without the patches" if reverse else "already patched"
+        out.print(f"Nothing to do: this tree is {state}.")
+    elif check:
+        out.print("Nothing was changed (--check).")
+    elif report.is_checkout and not reverse:
+        quoted = shlex.quote(str(tree))
+        out.print("Next:")
+        for command, what in (
+            (f"pip install {quoted if '/' in quoted else './' + quoted}", "install it"),
+            (f"git -C {quoted} diff pristine", "see what was changed"),
+            (f"scripts/kit.sh prove {release.version}", "see it race before, and not after"),
+        ):
+            out.print(f"  {command}   [dim]# {what}[/]")
+
+
+def _list(catalogue: Catalogue, version: str | None) -> None:
+    if version is not None:
+        release = catalogue.find(version)
+        out.print(f"[bold]PyG {release.version}[/] takes:")
+        for patch in release.patches:
+            out.print(Text.assemble("  ", (patch.series, "bold"), f": {patch.subject}"))
+            out.print(Text(f"    patches/{patch.name}", style="dim"))
+        return
+    table = Table(box=None, pad_edge=False)
+    table.add_column("PyG")
+    for name in catalogue.classes.values():
+        table.add_column(name)
+    table.add_column("series")
+    for release in catalogue.releases:
+        word = f"{release.version}{' (nightly)' if release.is_nightly else ''}"
+        cells = [
+            Text(status, style="red" if status == "affected" else "green")
+            for status in release.status.values()
+        ]
+        table.add_row(word, *cells, ", ".join(release.series()))
+    out.print(table)
+    for series, summary in catalogue.series.items():
+        out.print(Text.assemble((series, "bold"), f": {summary}"))
+
+
+@cli.command(epilog=EXIT_CODES)
+@click.argument("version", metavar="PYG-VERSION")
+@_source_options
+@click.option(
+    "--torch", default=environments.TORCH, show_default=True, help="The torch to prove it on."
+)
+@click.option(
+    "--python",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Use this interpreter, with its own torch, instead.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the measurements as JSON.")
+def prove(
+    version: str,
+    torch: str,
+    python: Path | None,
+    as_json: bool,
+    kind: str,
+    git_url: str,
+    offline: bool,
+) -> None:
+    """Show the race on a pristine release, and its absence once patched.
+
+    Two threads are forced to interleave, then eight threads share a layer, on the
+    pristine tree and on the patched one. Then the latency of both is compared.
+    """
+    catalogue = releases.load()
+    release = catalogue.find(version)
+    with _progress() as notify:
+        if python is None:
+            python = environments.ensure(torch, environments.current_python(), notify)
+        source = _source(kind, git_url, offline, notify)
+        proof = proving.prove(release, catalogue.classes, source, python.absolute(), notify)
+    if as_json:
+        print(json.dumps(proof.as_json(), indent=2))
+    else:
+        _show_proof(proof, catalogue)
+    if proof.problems():
+        raise ProofError(" ".join(proof.problems()))
+
+
+def _show_proof(proof: proving.Proof, catalogue: Catalogue) -> None:
+    out.print(f"[bold]PyG {proof.release.version}[/], torch {proof.torch}, Python {proof.python}")
+    for layer in proof.layers:
+        name = catalogue.classes[layer.layer]
+        table = Table(title=f"{name}: how the calls ended", title_justify="left", box=None)
+        for heading in ("", "tree", "calls", "right", "crashed", "silently wrong"):
+            table.add_column(heading, justify="left" if heading in ("", "tree") else "right")
+        for row, label in (("interleaved", "forced"), ("stress", "8 threads")):
+            for tree, counts in (("pristine", layer.pristine), ("patched", layer.patched)):
+                count = counts[row]
+                cells = [
+                    Text(str(count[key]), style="red" if bad and count[key] else "")
+                    for key, bad in (
+                        ("calls", False),
+                        ("right", False),
+                        ("crashed", True),
+                        ("silently_wrong", True),
+                    )
+                ]
+                table.add_row(label if tree == "pristine" else "", tree, *cells)
+        out.print(table)
+        if layer.latency is None:
+            out.print("Latency: pristine and patched run the same code.")
+            continue
+        table = Table(title="Latency of inference, one thread", title_justify="left", box=None)
+        for heading in ("nodes", "edges", "pristine", "patched", "ratio", "quartiles"):
+            table.add_column(heading, justify="right")
+        for graph in layer.latency.values():
+            low, high = graph["ratio_quartiles"]
+            table.add_row(
+                f"{graph['nodes']:,}",
+                f"{graph['edges']:,}",
+                f"{graph['pristine_ms']:.2f} ms",
+                f"{graph['patched_ms']:.2f} ms",
+                f"{graph['ratio']:.3f}",
+                f"{low:.3f} to {high:.3f}",
+            )
+        out.print(table)
+    if not proof.problems():
+        verdicts = [_verdict(layer, catalogue) for layer in proof.layers]
+        out.print("[green]Proved:[/] " + "; ".join(verdicts))
+
+
+def _verdict(layer: proving.LayerProof, catalogue: Catalogue) -> str:
+    name = catalogue.classes[layer.layer]
+    if layer.status == "fixed":
+        return f"threads can share {name}, as upstream released it."
+    return f"{name} races as released, and does not once patched."
+
+
+@cli.command(epilog=EXIT_CODES)
+@_source_options
+def validate(kind: str, git_url: str, offline: bool) -> None:
+    """Check that every patch applies to its pinned releases.
+
+    Each release is made from its source, and its patches are applied and reversed;
+    the content before and after must be what the patches record. Only a git
+    checkout has upstream's tests, so --source sdist leaves out the patches to them.
+    """
+    catalogue = releases.load()
+    problems = 0
+    count = left_out = 0
+    start = time.monotonic()
+    with _progress() as notify:
+        source = _source(kind, git_url, offline, notify)
+        for finding in validating.validate(catalogue, source):
+            for problem in finding.problems:
+                err.print(
+                    Text.assemble(("fault: ", "red"), f"PyG {finding.release.version}: {problem}")
+                )
+            problems += len(finding.problems)
+            count += len(finding.release.patches) - len(finding.left_out)
+            left_out += len(finding.left_out)
+    if problems:
+        raise ProofError(f"{problems} faults in patches/. Expected none.")
+    note = f" Left out: {left_out}, which need --source git." if left_out else ""
+    out.print(
+        f"{len(catalogue.releases)} releases, {count} applications of {len(catalogue.patches())} "
+        f"patches, all as recorded ({time.monotonic() - start:.0f} s).{note}"
+    )
+
+
+@cli.command(epilog=EXIT_CODES)
+@click.option(
+    "--torch", default=environments.TORCH, show_default=True, help="The version of torch."
+)
+@click.option(
+    "--python",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="The interpreter to make it with.",
+)
+@click.option("--link", is_flag=True, help="Let the environment of --python import from it.")
+def env(torch: str, python: Path | None, link: bool) -> None:
+    """Make the shared environment for a torch, and print its interpreter."""
+    base = python or environments.current_python()
+    with _progress() as notify:
+        shared = environments.ensure(torch, base, notify)
+    if link:
+        environments.link(base, shared)
+    out.print(str(shared))

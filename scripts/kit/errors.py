@@ -1,0 +1,41 @@
+"""The errors that end a command, one class an exit code.
+
+The text of an error is the whole message: what was expected, what was found,
+and what to do. Only `kit.cli` shows it.
+"""
+
+
+class KitError(Exception):
+    """A foreseeable mistake. Base of the others; never raised itself."""
+
+    exit_code: int
+
+
+class ProofError(KitError):
+    """Something that was to be proved does not hold."""
+
+    exit_code = 1
+
+
+class UsageError(KitError):
+    """The command line names something that does not exist."""
+
+    exit_code = 2
+
+
+class SourceError(KitError):
+    """A release could not be had, or is not what its pin says."""
+
+    exit_code = 3
+
+
+class TreeError(KitError):
+    """A tree, or the place for one, is not in a state to work on."""
+
+    exit_code = 4
+
+
+class ToolError(KitError):
+    """Something that this machine needs is missing or does not work."""
+
+    exit_code = 5

@@ -1,0 +1,86 @@
+"""The one door to child processes."""
+
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from kit.errors import ToolError
+
+# What git does in a tree of ours must not depend on the user's settings: no
+# signing, no hooks, no conversion of line endings.
+_GIT_LOCAL = (
+    *("-c", "core.autocrlf=false"),
+    *("-c", "core.hooksPath=" + os.devnull),
+    *("-c", "commit.gpgSign=false"),
+    *("-c", "tag.gpgSign=false"),
+    *("-c", "gc.auto=0"),
+    *("-c", "advice.detachedHead=false"),
+    *("-c", "user.name=pyg-threadsafe"),
+    *("-c", "user.email=maintainers@pyg-threadsafe.example"),
+)
+
+
+def run(
+    command: Sequence[str | Path],
+    *,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    stdin: str | None = None,
+    timeout: float | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Runs a command and returns what it printed, whatever its exit status.
+
+    Args:
+        command: The program and its arguments.
+        cwd: The directory to run in.
+        env: Variables to set on top of the inherited ones.
+        stdin: Text to feed it. It never reads the terminal.
+        timeout: Seconds after which it is killed.
+
+    Raises:
+        ToolError: If the program does not exist.
+        subprocess.TimeoutExpired: If it ran for longer than `timeout`.
+    """
+    # Git sets GIT_DIR and others for its hooks; a kit run from one (pre-commit)
+    # would work on the wrong repository.
+    inherited = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith("GIT_") or key in ("GIT_SSH", "GIT_SSH_COMMAND", "GIT_SSL_CAINFO")
+    }
+    try:
+        return subprocess.run(
+            [str(part) for part in command],
+            cwd=cwd,
+            env={**inherited, **(env or {})},
+            input=stdin if stdin is not None else "",
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout,
+        )
+    except FileNotFoundError:
+        raise ToolError(f"{command[0]} was not found. Install it, and call this again.") from None
+
+
+def git(*arguments: str | Path, cwd: Path, env: Mapping[str, str] | None = None) -> str:
+    """Runs git on a tree of the kit's own, whatever the user's settings, and returns its output.
+
+    Raises:
+        ToolError: If git fails, with the end of what it said.
+    """
+    isolated = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1", **(env or {})}
+    result = run(["git", *_GIT_LOCAL, *arguments], cwd=cwd, env=isolated)
+    if result.returncode != 0:
+        raise ToolError(
+            f"'git {arguments[0]}' failed in {cwd}: {last_lines(result.stderr)} "
+            f"Expected it to succeed with git 2.25 or newer; check 'git --version' and the disk."
+        )
+    return result.stdout
+
+
+def last_lines(text: str, count: int = 3) -> str:
+    """Returns the last lines of a program's output that say something, in one line."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return " ".join(lines[-count:])

@@ -1,0 +1,252 @@
+"""`patches/releases.toml` and the patches it names."""
+
+import email.message
+import re
+import sys
+from dataclasses import dataclass
+from email.policy import default as email_policy
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.version import InvalidVersion, Version
+from unidiff.patch import PatchSet
+
+from kit.errors import UsageError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parents[2]
+PATCHES = ROOT / "patches"
+
+# The blob id that git writes where a file does not exist.
+NO_BLOB = "0" * 40
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a patch does to one file: its path and its git blob ids before and after."""
+
+    path: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True)
+class Patch:
+    """A patch in `git format-patch` form.
+
+    Attributes:
+        name: Its path below `patches/`, such as `gatv2_conv/2.4.0.patch`.
+        file: Where it lies.
+    """
+
+    name: str
+    file: Path
+
+    @property
+    def series(self) -> str:
+        """The series it belongs to: the folder it lies in."""
+        return PurePosixPath(self.name).parts[0]
+
+    @cached_property
+    def text(self) -> str:
+        """The whole patch."""
+        return self.file.read_text(encoding="utf-8")
+
+    @cached_property
+    def _message(self) -> email.message.EmailMessage:
+        return email.message_from_string(self.text, policy=email_policy)
+
+    @property
+    def subject(self) -> str:
+        """The first line of the commit message."""
+        return re.sub(r"^\[PATCH\] ", "", " ".join(str(self._message["Subject"]).split()))
+
+    @property
+    def body(self) -> str:
+        """The rest of the commit message."""
+        payload = self._message.get_payload()
+        assert isinstance(payload, str)
+        return re.split(r"^(?:---\n|diff --git )", payload, maxsplit=1, flags=re.MULTILINE)[
+            0
+        ].strip()
+
+    @property
+    def is_for_library(self) -> bool:
+        """Whether it changes PyG itself, not its tests."""
+        return any(change.path.startswith("torch_geometric/") for change in self.changes)
+
+    @property
+    def author(self) -> str:
+        """Whose work it is, as `Name <address>`."""
+        return str(self._message["From"])
+
+    @property
+    def date(self) -> str:
+        """When it was written, in the form of RFC 2822."""
+        return str(self._message["Date"])
+
+    def fields(self) -> dict[str, str]:
+        """The `Name: value` lines at the end of the message, named after Debian's DEP-3."""
+        lines = self.body.split("\n\n")[-1].splitlines()
+        return dict(line.split(": ", 1) for line in lines if re.match(r"[A-Z][A-Za-z-]+: ", line))
+
+    def fits(self, version: str) -> bool:
+        """Whether its `Releases:` field covers a version."""
+        for word in self.fields().get("Releases", "").split(", "):
+            try:
+                if SpecifierSet(word).contains(version, prereleases=True):
+                    return True
+            except InvalidSpecifier:
+                if word == version:
+                    return True
+        return False
+
+    @cached_property
+    def hunks(self) -> PatchSet:
+        """The parsed diff."""
+        return PatchSet(self.text)
+
+    @cached_property
+    def changes(self) -> tuple[Change, ...]:
+        """The files it touches, read off its full `index` lines."""
+        found = re.findall(
+            r"^diff --git a/(\S+) b/\1\n"
+            r"(?:new file mode \d+\n)?"
+            r"index ([0-9a-f]{40})\.\.([0-9a-f]{40})",
+            self.text,
+            flags=re.MULTILINE,
+        )
+        return tuple(Change(*match) for match in found)
+
+
+@dataclass(frozen=True)
+class Release:
+    """A pinned PyG release; `patches/releases.toml` explains the fields."""
+
+    version: str
+    tag: str | None
+    commit: str | None
+    archive: str
+    sha256: str
+    version_blobs: tuple[str, ...]
+    needs_extensions: bool
+    status: dict[str, str]
+    patches: tuple[Patch, ...]
+
+    @property
+    def project(self) -> str:
+        """Its name on PyPI."""
+        return "pyg-nightly" if self.archive.startswith("pyg_nightly-") else "torch-geometric"
+
+    @property
+    def is_nightly(self) -> bool:
+        """Whether it is the pinned nightly build."""
+        return self.project == "pyg-nightly"
+
+    def affected(self) -> list[str]:
+        """The layers that race in it, as named in `status`."""
+        return [layer for layer, status in self.status.items() if status == "affected"]
+
+    def series(self) -> list[str]:
+        """The series that it takes, in order."""
+        return list(dict.fromkeys(patch.series for patch in self.patches))
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """All pinned releases, oldest first; what each series is for; the class of each layer."""
+
+    releases: tuple[Release, ...]
+    series: dict[str, str]
+    classes: dict[str, str]
+
+    def find(self, word: str) -> Release:
+        """Returns the release that a version word names.
+
+        Args:
+            word: A version as on PyPI, a tag of upstream's, `latest` or `nightly`.
+
+        Raises:
+            UsageError: If there is none, naming the nearest ones.
+        """
+        stable = [release for release in self.releases if not release.is_nightly]
+        if word == "latest":
+            return stable[-1]
+        if word == "nightly":
+            return next(release for release in self.releases if release.is_nightly)
+        for release in self.releases:
+            if word in (release.version, release.tag) or _same(word, release.version):
+                return release
+        raise UsageError(self._why_not(word, stable))
+
+    def _why_not(self, word: str, stable: list[Release]) -> str:
+        first, last = stable[0], stable[-1]
+        hint = "'scripts/apply.sh --list' lists all."
+        try:
+            version = Version(word)
+        except InvalidVersion:
+            return (
+                f"'{word}' is not a version of PyG. Expected one such as {last.version}, or "
+                f"'latest', or 'nightly'. {hint}"
+            )
+        if version < Version(first.version):
+            return (
+                f"PyG {word} is not covered: GATv2Conv came with PyG 1.7.1, and the kit's range "
+                f"starts there. The nearest release is {first.version}. {hint}"
+            )
+        if version.is_devrelease:
+            nightly = next(release for release in self.releases if release.is_nightly)
+            return f"Of the nightly builds, only {nightly.version} is pinned ('nightly'). {hint}"
+        if version > Version(last.version):
+            return (
+                f"PyG {word} is newer than the newest pinned release, {last.version}. "
+                f"CONTRIBUTING.md says how to add a release. {hint}"
+            )
+        below = [r.version for r in stable if Version(r.version) < version][-1]
+        above = next(r.version for r in stable if Version(r.version) > version)
+        return f"There is no PyG {word}. The nearest releases are {below} and {above}. {hint}"
+
+    def fixed_in(self, layer: str) -> Release:
+        """The first release in which upstream has fixed a layer."""
+        return next(release for release in self.releases if release.status[layer] == "fixed")
+
+    def patches(self) -> list[Patch]:
+        """Every patch that some release takes, each once."""
+        found = {patch.name: patch for release in self.releases for patch in release.patches}
+        return list(found.values())
+
+
+def _same(word: str, version: str) -> bool:
+    try:
+        return Version(word) == Version(version)
+    except InvalidVersion:
+        return False
+
+
+def load(root: Path = PATCHES) -> Catalogue:
+    """Reads `releases.toml` in a directory of patches."""
+    data = tomllib.loads((root / "releases.toml").read_text(encoding="utf-8"))
+    patches: dict[str, Patch] = {}
+    releases = []
+    for record in data["release"]:
+        for name in record["patches"]:
+            patches.setdefault(name, Patch(name, root / name))
+        releases.append(
+            Release(
+                version=record["version"],
+                tag=record.get("tag"),
+                commit=record.get("commit"),
+                archive=record["archive"],
+                sha256=record["sha256"],
+                version_blobs=tuple(record["version_blobs"]),
+                needs_extensions=record["needs_extensions"],
+                status=record["status"],
+                patches=tuple(patches[name] for name in record["patches"]),
+            )
+        )
+    return Catalogue(tuple(releases), data["series"], data["classes"])

@@ -1,0 +1,299 @@
+"""Gets a pristine release: from upstream's git repository, or from PyPI."""
+
+import contextlib
+import enum
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+from filelock import FileLock
+
+from kit.errors import SourceError
+from kit.processes import git, last_lines, run
+from kit.releases import Release
+
+UPSTREAM = "https://github.com/pyg-team/pytorch_geometric.git"
+
+# How long `auto` waits for the git remote to answer, in seconds.
+ANSWER_TIMEOUT = 5.0
+
+# A shallow fetch of one commit is about 10 MB. In seconds.
+FETCH_TIMEOUT = 600.0
+
+
+class Kind(enum.Enum):
+    """Where a pristine tree comes from."""
+
+    AUTO = "auto"
+    SDIST = "sdist"
+    GIT = "git"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where to get releases from, and how.
+
+    Attributes:
+        kind: Where from.
+        git_url: The repository for `Kind.GIT`.
+        offline: Whether to use the cache alone.
+        cache: The download cache. Two runs may use it at once.
+        notify: Is told what takes longer.
+    """
+
+    kind: Kind
+    git_url: str
+    offline: bool
+    cache: Path
+    notify: Callable[[str], None]
+
+
+def default_cache() -> Path:
+    """Returns the download cache: `PYG_THREADSAFE_CACHE`, or the platform's place for caches."""
+    named = os.environ.get("PYG_THREADSAFE_CACHE")
+    return Path(named) if named else platformdirs.user_cache_path("pyg-threadsafe")
+
+
+def materialize(release: Release, source: Source, dest: Path) -> str:
+    """Makes a git repository whose one commit, tagged `pristine`, is a release.
+
+    Args:
+        release: The release.
+        source: Where to get it from.
+        dest: The directory to make. It must not exist.
+
+    Returns:
+        Where it came from, in words.
+
+    Raises:
+        SourceError: If it cannot be had, or is not what its pin says.
+    """
+    kind = source.kind if source.kind is not Kind.AUTO else _choose(release, source)
+    git(
+        "init",
+        "--quiet",
+        "--template=",
+        f"--initial-branch=pyg-{release.version}",
+        dest,
+        cwd=dest.parent,
+    )
+    if kind is Kind.GIT:
+        repository = _cached_commit(release, source)
+        git("fetch", "--quiet", "--depth=1", repository.as_uri(), "refs/heads/pinned", cwd=dest)
+        git("reset", "--quiet", "--hard", "FETCH_HEAD", cwd=dest)
+        origin = f"upstream's git repository, commit {release.commit}"
+    else:
+        _unpack(_cached_archive(release, source), release, dest)
+        git("add", "--all", "--force", cwd=dest)
+        message = f"PyG {release.version}, as on PyPI ({release.archive})"
+        git("commit", "--quiet", f"--message={message}", cwd=dest)
+        origin = f"PyPI, {release.archive}, sha256 {release.sha256}"
+    git("tag", "pristine", cwd=dest)
+    git("config", "pyg-threadsafe.release", release.version, cwd=dest)
+    git("config", "pyg-threadsafe.source", kind.value, cwd=dest)
+    return origin
+
+
+def _choose(release: Release, source: Source) -> Kind:
+    """What is in the cache, git first; else git where it answers within seconds; else PyPI."""
+    if release.commit and _commit_path(release, source.cache).exists():
+        return Kind.GIT
+    if source.offline or (source.cache / "archives" / release.archive).exists():
+        return Kind.SDIST
+    if release.commit and _answers(source):
+        return Kind.GIT
+    return Kind.SDIST
+
+
+def _answers(source: Source) -> bool:
+    source.notify(f"Asking {source.git_url} ...")
+    try:
+        command = ["git", "ls-remote", "--exit-code", source.git_url, "HEAD"]
+        return run(command, env=_GIT_REMOTE, timeout=ANSWER_TIMEOUT).returncode == 0
+    except subprocess.TimeoutExpired:
+        return False
+
+
+# Nothing may ask for a password. The user's own settings (proxy, credentials,
+# certificates) count here, unlike in a tree of the kit's own.
+_GIT_REMOTE = {"GIT_TERMINAL_PROMPT": "0", "GIT_ASKPASS": "true"}
+
+
+@contextlib.contextmanager
+def _locked(path: Path, what: str, source: Source) -> Iterator[None]:
+    """Holds the lock of a cache entry, which two runs may want at once."""
+    lock = FileLock(f"{path}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except TimeoutError:
+            source.notify(f"Waiting for another run that gets {what} ...")
+            lock.acquire()
+    except OSError as error:
+        raise SourceError(
+            f"The download cache {source.cache} cannot be written ({error.strerror}). Expected a "
+            f"directory of yours; PYG_THREADSAFE_CACHE=DIR names another one."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _commit_path(release: Release, cache: Path) -> Path:
+    return cache / "git" / f"{release.commit}.git"
+
+
+def _cached_commit(release: Release, source: Source) -> Path:
+    """Returns a bare repository in the cache whose branch `pinned` is the release's commit."""
+    if release.commit is None:
+        raise SourceError(
+            f"No commit is pinned for PyG {release.version}, so there is nothing to check a git "
+            f"checkout against. Use its sdist: --source sdist."
+        )
+    path = _commit_path(release, source.cache)
+    with _locked(path, f"commit {release.commit[:10]}", source):
+        if path.exists():
+            return path
+        if source.offline:
+            raise SourceError(
+                f"--offline was given, and the cache {source.cache} does not hold commit "
+                f"{release.commit[:10]} of PyG {release.version}. Call this once without --offline."
+            )
+        with tempfile.TemporaryDirectory(prefix="fetch-", dir=path.parent) as name:
+            partial = Path(name) / "repository.git"
+            git("init", "--quiet", "--template=", "--bare", partial, cwd=path.parent)
+            _fetch(release, source, partial)
+            git("update-ref", "refs/heads/pinned", release.commit, cwd=partial)
+            partial.rename(path)
+    return path
+
+
+def _fetch(release: Release, source: Source, repository: Path) -> None:
+    source.notify(f"Fetching PyG {release.version} from {source.git_url} ...")
+    assert release.commit is not None
+
+    def fetch(ref: str) -> "subprocess.CompletedProcess[str]":
+        command = ["git", "fetch", "--quiet", "--no-tags", "--depth=1", source.git_url, ref]
+        try:
+            return run(command, cwd=repository, env=_GIT_REMOTE, timeout=FETCH_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            raise SourceError(
+                f"{source.git_url} did not send PyG {release.version} within "
+                f"{FETCH_TIMEOUT:.0f} s. Try again, or use the sdist: --source sdist."
+            ) from None
+
+    result = fetch(release.commit)
+    if result.returncode == 0:
+        return
+    # Not every server hands out a commit by its id; its tag does as well, as
+    # long as it still points to the pinned commit.
+    if release.tag and fetch(f"refs/tags/{release.tag}").returncode == 0:
+        found = git("rev-parse", "FETCH_HEAD^{commit}", cwd=repository).strip()
+        if found == release.commit:
+            return
+        raise SourceError(
+            f"The tag {release.tag} of {source.git_url} is not the pinned commit: expected "
+            f"{release.commit}, found {found}. Use upstream's repository, or --source sdist."
+        )
+    raise SourceError(
+        f"PyG {release.version} could not be fetched from {source.git_url}: expected commit "
+        f"{release.commit}; git said: {last_lines(result.stderr)} Check the address and the "
+        f"network, or use the sdist: --source sdist."
+    )
+
+
+def _cached_archive(release: Release, source: Source) -> Path:
+    """Returns the release's archive in the cache, checked against its pin."""
+    path = source.cache / "archives" / release.archive
+    with _locked(path, release.archive, source):
+        if path.exists():
+            if _sha256(path) == release.sha256:
+                return path
+            # Only a finished download is ever moved here: the disk, or somebody,
+            # has changed it since.
+            if source.offline:
+                raise SourceError(
+                    f"{path} is not what its pin says: expected sha256 {release.sha256}, found "
+                    f"{_sha256(path)}. Call this once without --offline to replace it."
+                )
+            path.unlink()
+        if source.offline:
+            raise SourceError(
+                f"--offline was given, and the cache {source.cache} does not hold "
+                f"{release.archive}. Call this once without --offline."
+            )
+        with tempfile.TemporaryDirectory(prefix="download-", dir=path.parent) as name:
+            downloaded = _download(release, source, Path(name))
+            found = _sha256(downloaded)
+            if found != release.sha256:
+                raise _hash_mismatch(release, f"found {found}")
+            downloaded.rename(path)
+    return path
+
+
+def _download(release: Release, source: Source, directory: Path) -> Path:
+    """Has pip download an archive: it knows the user's index, proxy and certificates."""
+    source.notify(f"Downloading {release.archive} from PyPI ...")
+    # pip checks the hash before it runs anything of an sdist's.
+    requirements = directory / "requirements.txt"
+    requirements.write_text(
+        f"{release.project}=={release.version} --hash=sha256:{release.sha256}\n"
+    )
+    form = "--only-binary=:all:" if release.archive.endswith(".whl") else "--no-binary=:all:"
+    command: list[str | Path] = [
+        *(sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"),
+        *("--no-input", "--no-deps", "--no-build-isolation", "--ignore-requires-python"),
+        *("--retries=2", form, "--require-hashes", "--requirement", requirements),
+        *("--dest", directory),
+    ]
+    result = run(command, env={"PIP_NO_CACHE_DIR": "1"})
+    path = directory / release.archive
+    if "DO NOT MATCH THE HASHES" in result.stderr:
+        got = [line.split()[-1] for line in result.stderr.splitlines() if "Got" in line]
+        raise _hash_mismatch(release, f"found {got[0]}" if got else "found another")
+    if not path.exists():
+        lines = result.stderr.splitlines()
+        said = next((line for line in reversed(lines) if line.startswith("ERROR")), "nothing")
+        raise SourceError(
+            f"{release.archive} could not be downloaded from PyPI. pip said: "
+            f"{said[:200]} Check the network, and 'pip config list' for an index, a proxy or a mirror "
+            f"without it; or use --source git."
+        )
+    return path
+
+
+def _hash_mismatch(release: Release, found: str) -> SourceError:
+    return SourceError(
+        f"{release.archive} is not what its pin says: expected sha256 {release.sha256}, {found}. "
+        f"It was not unpacked. If pip uses a mirror, ask its keeper; otherwise please report this."
+    )
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _unpack(archive: Path, release: Release, dest: Path) -> None:
+    if archive.suffix == ".whl":
+        with zipfile.ZipFile(archive) as wheel:
+            # A wheel's metadata would make sources look like an installation.
+            members = [m for m in wheel.namelist() if m.startswith("torch_geometric/")]
+            wheel.extractall(dest, members)  # noqa: S202  # zipfile cleans paths
+        return
+    with tempfile.TemporaryDirectory(prefix="unpack-", dir=dest.parent) as name:
+        with tarfile.open(archive) as sdist:
+            sdist.extractall(name, filter="data")
+        (top,) = Path(name).iterdir()
+        for entry in top.iterdir():
+            shutil.move(entry, dest / entry.name)

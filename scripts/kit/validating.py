@@ -1,0 +1,67 @@
+"""Proves that every patch applies to its pinned releases and gives the recorded blobs."""
+
+import dataclasses
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from kit import patching, sources
+from kit.errors import KitError
+from kit.releases import Catalogue, Release
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What validating one release gave.
+
+    Attributes:
+        release: The release.
+        problems: What does not hold, in sentences.
+        left_out: The names of the patches that this source has no files for.
+    """
+
+    release: Release
+    problems: tuple[str, ...]
+    left_out: tuple[str, ...]
+
+
+def validate(catalogue: Catalogue, source: sources.Source) -> Iterator[Finding]:
+    """Applies and reverses the patches of every release, in a pristine tree made for it.
+
+    Args:
+        catalogue: The releases.
+        source: Where the pristine trees come from. Only a git checkout has
+            upstream's tests, and so the files of the patches to them.
+    """
+    for release in catalogue.releases:
+        used = source
+        if source.kind is sources.Kind.GIT and release.commit is None:
+            used = dataclasses.replace(source, kind=sources.Kind.SDIST)
+        with tempfile.TemporaryDirectory(prefix="pyg-threadsafe-") as name:
+            try:
+                yield _validate_one(catalogue, release, used, Path(name) / "tree")
+            except KitError as error:
+                yield Finding(release, (str(error),), ())
+
+
+def _validate_one(
+    catalogue: Catalogue, release: Release, source: sources.Source, tree: Path
+) -> Finding:
+    problems = []
+    sources.materialize(release, source, tree)
+    if release not in patching.identify(tree, catalogue):
+        problems.append("torch_geometric/__init__.py is none of its version_blobs.")
+    steps = patching.plan(tree, release.patches)
+    problems += [
+        f"{step.patch.name} is in the pristine release already."
+        for step in steps
+        if step.state is patching.State.PATCHED
+    ]
+    patching.apply(tree, steps)
+    patched = patching.plan(tree, release.patches)
+    patching.apply(tree, patched, reverse=True)
+    if patching.plan(tree, release.patches) != steps:
+        problems.append("Reversing the patches does not give the pristine release back.")
+    left_out = [s.patch.name for s in steps if s.state is patching.State.LEFT_OUT]
+    return Finding(release, tuple(problems), tuple(left_out))
