@@ -19,7 +19,7 @@ from unidiff.patch import PatchedFile
 
 from kit.errors import TreeError
 from kit.processes import git, last_lines, run
-from kit.releases import NO_BLOB, Catalogue, Change, Patch, Release
+from kit.releases import NO_BLOB, VERSION_FILE, Catalogue, Change, Patch, Release
 
 
 class State(enum.Enum):
@@ -68,17 +68,17 @@ def is_installed(tree: Path) -> bool:
 def identify(tree: Path, catalogue: Catalogue) -> list[Release]:
     """Returns the releases that a tree can be, by the content of its files.
 
-    `torch_geometric/__init__.py` tells releases apart, save 2.3.0 from a git
+    `VERSION_FILE` tells releases apart, save 2.3.0 from a git
     checkout of 2.3.1, whose tag still says 2.3.0. Where that file has been
     changed, the files that the patches touch decide.
 
     Raises:
         TreeError: If there is no PyG in it at all.
     """
-    version_blob = blob_of(tree / "torch_geometric" / "__init__.py")
+    version_blob = blob_of(tree / VERSION_FILE)
     if version_blob == NO_BLOB:
         raise TreeError(
-            f"{tree} holds no PyG: expected a directory with torch_geometric/__init__.py in it, "
+            f"{tree} holds no PyG: expected a directory with {VERSION_FILE} in it, "
             f"such as a checkout, an unpacked sdist, or site-packages."
         )
     exact = [r for r in catalogue.releases if version_blob in r.version_blobs]

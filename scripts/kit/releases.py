@@ -22,6 +22,9 @@ else:
 ROOT = Path(__file__).resolve().parents[2]
 PATCHES = ROOT / "patches"
 
+# The file that tells releases apart: it holds `__version__`.
+VERSION_FILE = "torch_geometric/__init__.py"
+
 # The blob id that git writes where a file does not exist.
 NO_BLOB = "0" * 40
 

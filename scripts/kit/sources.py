@@ -2,17 +2,17 @@
 
 import contextlib
 import enum
+import functools
 import hashlib
 import os
-import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import platformdirs
 from filelock import FileLock
@@ -92,7 +92,7 @@ def materialize(release: Release, source: Source, dest: Path) -> str:
         git("reset", "--quiet", "--hard", "FETCH_HEAD", cwd=dest)
         origin = f"upstream's git repository, commit {release.commit}"
     else:
-        _unpack(_cached_archive(release, source), release, dest)
+        _unpack(_cached_archive(release, source), dest)
         git("add", "--all", "--force", cwd=dest)
         message = f"PyG {release.version}, as on PyPI ({release.archive})"
         git("commit", "--quiet", f"--message={message}", cwd=dest)
@@ -101,6 +101,23 @@ def materialize(release: Release, source: Source, dest: Path) -> str:
     git("config", "pyg-threadsafe.release", release.version, cwd=dest)
     git("config", "pyg-threadsafe.source", kind.value, cwd=dest)
     return origin
+
+
+def extract(release: Release, source: Source, paths: Collection[str], dest: Path) -> None:
+    """Writes some files of a pristine release below a directory, those of them that it has.
+
+    Raises:
+        SourceError: If the release cannot be had, or is not what its pin says.
+    """
+    kind = source.kind if source.kind is not Kind.AUTO else _choose(release, source)
+    if kind is Kind.GIT:
+        repository = _cached_commit(release, source)
+        for path in git("ls-tree", "-r", "--name-only", "pinned", *paths, cwd=repository).split():
+            file = dest / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(git("cat-file", "blob", f"pinned:{path}", cwd=repository), newline="")
+    else:
+        _unpack(_cached_archive(release, source), dest, paths)
 
 
 def _choose(release: Release, source: Source) -> Kind:
@@ -114,6 +131,7 @@ def _choose(release: Release, source: Source) -> Kind:
     return Kind.SDIST
 
 
+@functools.cache
 def _answers(source: Source) -> bool:
     source.notify(f"Asking {source.git_url} ...")
     try:
@@ -284,16 +302,17 @@ def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _unpack(archive: Path, release: Release, dest: Path) -> None:
+def _unpack(archive: Path, dest: Path, only: Collection[str] | None = None) -> None:
+    """Unpacks an archive without its top folder; `only` names the files to take."""
     if archive.suffix == ".whl":
         with zipfile.ZipFile(archive) as wheel:
-            # A wheel's metadata would make sources look like an installation.
-            members = [m for m in wheel.namelist() if m.startswith("torch_geometric/")]
-            wheel.extractall(dest, members)  # noqa: S202  # zipfile cleans paths
+            for name in wheel.namelist():
+                # A wheel's metadata would make sources look like an installation.
+                if name.startswith("torch_geometric/") and (only is None or name in only):
+                    wheel.extract(name, dest)
         return
-    with tempfile.TemporaryDirectory(prefix="unpack-", dir=dest.parent) as name:
-        with tarfile.open(archive) as sdist:
-            sdist.extractall(name, filter="data")
-        (top,) = Path(name).iterdir()
-        for entry in top.iterdir():
-            shutil.move(entry, dest / entry.name)
+    with tarfile.open(archive) as sdist:
+        for member in sdist:
+            member.name = "/".join(PurePosixPath(member.name).parts[1:])
+            if member.name and (only is None or member.name in only):
+                sdist.extract(member, dest, filter="data")

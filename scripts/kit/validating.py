@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kit import patching, sources
 from kit.errors import KitError
-from kit.releases import Catalogue, Release
+from kit.releases import VERSION_FILE, Catalogue, Release
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Finding:
 
 
 def validate(catalogue: Catalogue, source: sources.Source) -> Iterator[Finding]:
-    """Applies and reverses the patches of every release, in a pristine tree made for it.
+    """Applies and reverses the patches of every release, on the pristine files.
 
     Args:
         catalogue: The releases.
@@ -49,9 +49,10 @@ def _validate_one(
     catalogue: Catalogue, release: Release, source: sources.Source, tree: Path
 ) -> Finding:
     problems = []
-    sources.materialize(release, source, tree)
+    touched = {change.path for patch in release.patches for change in patch.changes}
+    sources.extract(release, source, {VERSION_FILE, *touched}, tree)
     if release not in patching.identify(tree, catalogue):
-        problems.append("torch_geometric/__init__.py is none of its version_blobs.")
+        problems.append(f"{VERSION_FILE} is none of its version_blobs.")
     steps = patching.plan(tree, release.patches)
     problems += [
         f"{step.patch.name} is in the pristine release already."
