@@ -69,5 +69,4 @@ tools_python() {
   is_current "$1" || make_environment "$1"
   # shellcheck disable=SC2034  # for the script that sources this file
   python="$root/.kit/$1/bin/python"
-  export PYTHONPATH="$root/scripts${PYTHONPATH:+:$PYTHONPATH}"
 }

@@ -4,4 +4,4 @@ set -euo pipefail
 # shellcheck source=scripts/environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 tools_python kit
-exec "$python" -m kit "$@"
+exec "$python" "$root/scripts/kit" "$@"

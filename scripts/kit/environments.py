@@ -10,7 +10,7 @@ from filelock import FileLock
 
 from kit.errors import ToolError
 from kit.processes import last_lines, run
-from kit.releases import ROOT, Release
+from kit.releases import ROOT, Release, tomllib
 
 # The torch that proofs run on, unless another one is named.
 TORCH = "2.13.0"
@@ -41,11 +41,12 @@ def ensure(torch: str, base: Path, notify: Callable[[str], None]) -> Path:
     """
     directory = ROOT / ".kit" / f"torch-{torch}-{_describe(base)['tag']}"
     python = directory / "bin" / "python"
-    complete = directory / "made-from.toml"
-    wanted = (ROOT / "pyproject.toml").read_bytes()
+    complete = directory / "made-from.json"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    wanted = json.dumps(project["dependency-groups"]["pyg"])
     directory.parent.mkdir(exist_ok=True)
     with FileLock(f"{directory}.lock"):
-        if complete.exists() and complete.read_bytes() == wanted:
+        if complete.exists() and complete.read_text(encoding="utf-8") == wanted:
             return python
         notify(f"Installing torch {torch} into .kit/{directory.name} (first use, minutes) ...")
         shutil.rmtree(directory, ignore_errors=True)
@@ -71,7 +72,7 @@ def ensure(torch: str, base: Path, notify: Callable[[str], None]) -> Path:
                     f"{command[2]}' said: {last_lines(result.stderr, 1)} Check the network, the "
                     f"disk, and that torch {torch} has a wheel for this Python."
                 )
-        shutil.copyfile(ROOT / "pyproject.toml", complete)
+        complete.write_text(wanted, encoding="utf-8")
     return python
 
 

@@ -231,8 +231,9 @@ def _same(word: str, version: str) -> bool:
         return False
 
 
-def load(root: Path = PATCHES) -> Catalogue:
-    """Reads `releases.toml` in a directory of patches."""
+def load() -> Catalogue:
+    """Reads `patches/releases.toml`."""
+    root = PATCHES
     data = tomllib.loads((root / "releases.toml").read_text(encoding="utf-8"))
     patches: dict[str, Patch] = {}
     releases = []

@@ -78,14 +78,8 @@ def materialize(release: Release, source: Source, dest: Path) -> str:
         SourceError: If it cannot be had, or is not what its pin says.
     """
     kind = source.kind if source.kind is not Kind.AUTO else _choose(release, source)
-    git(
-        "init",
-        "--quiet",
-        "--template=",
-        f"--initial-branch=pyg-{release.version}",
-        dest,
-        cwd=dest.parent,
-    )
+    branch = f"init.defaultBranch=pyg-{release.version}"
+    git("-c", branch, "init", "--quiet", "--template=", dest, cwd=dest.parent)
     if kind is Kind.GIT:
         repository = _cached_commit(release, source)
         git("fetch", "--quiet", "--depth=1", repository.as_uri(), "refs/heads/pinned", cwd=dest)
@@ -284,8 +278,8 @@ def _download(release: Release, source: Source, directory: Path) -> Path:
         lines = result.stderr.splitlines()
         said = next((line for line in reversed(lines) if line.startswith("ERROR")), "nothing")
         raise SourceError(
-            f"{release.archive} could not be downloaded from PyPI. pip said: "
-            f"{said[:200]} Check the network, and 'pip config list' for an index, a proxy or a mirror "
+            f"{release.archive} could not be downloaded from PyPI. pip said: {said[:200]} "
+            f"Check the network, and 'pip config list' for an index, a proxy or a mirror "
             f"without it; or use --source git."
         )
     return path

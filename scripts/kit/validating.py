@@ -40,18 +40,16 @@ def validate(catalogue: Catalogue, source: sources.Source) -> Iterator[Finding]:
             used = dataclasses.replace(source, kind=sources.Kind.SDIST)
         with tempfile.TemporaryDirectory(prefix="pyg-threadsafe-") as name:
             try:
-                yield _validate_one(catalogue, release, used, Path(name) / "tree")
+                yield _validate_one(release, used, Path(name) / "tree")
             except KitError as error:
                 yield Finding(release, (str(error),), ())
 
 
-def _validate_one(
-    catalogue: Catalogue, release: Release, source: sources.Source, tree: Path
-) -> Finding:
+def _validate_one(release: Release, source: sources.Source, tree: Path) -> Finding:
     problems = []
     touched = {change.path for patch in release.patches for change in patch.changes}
     sources.extract(release, source, {VERSION_FILE, *touched}, tree)
-    if release not in patching.identify(tree, catalogue):
+    if patching.blob_of(tree / VERSION_FILE) not in release.version_blobs:
         problems.append(f"{VERSION_FILE} is none of its version_blobs.")
     steps = patching.plan(tree, release.patches)
     problems += [

@@ -1,0 +1,224 @@
+"""A small PyG of the tests' own: a git repository, sdists, a folder of patches with pins.
+
+Two releases are affected (1.8.0, 1.9.0; their layer is the same), one is fixed
+(2.0.0). The patches are made by git, from commits.
+"""
+
+import hashlib
+import io
+import os
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from kit import releases, sources
+
+LAYER = "torch_geometric/nn/conv/gatv2_conv.py"
+VERSION_FILE = "torch_geometric/__init__.py"
+UPSTREAM_TEST = "test/nn/conv/test_gatv2_conv.py"
+NEW_TEST = "test/nn/conv/test_gatv2_conv_thread_safety.py"
+
+BEFORE = "".join(f"line {i}\n" for i in range(1, 41)).replace("line 20\n", "self._alpha = alpha\n")
+AFTER = BEFORE.replace("self._alpha = alpha\n", "attention.append(alpha)\n")
+TEST_BEFORE = "def test():\n    pass\n    assert conv._alpha is None\n"
+TEST_AFTER = "def test():\n    pass\n"
+
+PYPROJECT = """
+[build-system]
+requires = ["flit_core >=3.2,<4"]
+build-backend = "flit_core.buildapi"
+[project]
+name = "torch_geometric"
+version = "{}"
+description = "a small one"
+"""
+
+
+def git(*arguments: str, cwd: Path) -> str:
+    env = {
+        **{key: value for key, value in os.environ.items() if not key.startswith("GIT_")},
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        "GIT_CONFIG_NOSYSTEM": "1",
+        **{f"GIT_{who}_NAME": "somebody" for who in ("AUTHOR", "COMMITTER")},
+        **{f"GIT_{who}_EMAIL": "somebody@example.org" for who in ("AUTHOR", "COMMITTER")},
+    }
+    command = ["git", *arguments]
+    return subprocess.run(
+        command, cwd=cwd, env=env, check=True, capture_output=True, text=True
+    ).stdout
+
+
+def write(root: Path, files: dict[str, str]) -> None:
+    for path, text in files.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text(text)
+
+
+def tree_of(root: Path) -> dict[str, bytes]:
+    """Every file of a tree with its content, git's own aside, and every directory."""
+    return {
+        str(path.relative_to(root)): path.read_bytes() if path.is_file() else b"(directory)"
+        for path in sorted(root.rglob("*"))
+        if ".git" not in path.relative_to(root).parts
+    }
+
+
+def library(version: str) -> dict[str, str]:
+    layer = AFTER if version == "2.0.0" else BEFORE
+    return {VERSION_FILE: f"__version__ = '{version}'\n", LAYER: layer}
+
+
+@dataclass(frozen=True)
+class World:
+    """Where the parts of the small PyG lie."""
+
+    upstream: Path
+    index: Path
+    patches: Path
+    cache: Path
+
+    def run(
+        self, *arguments: str | Path, env: dict[str, str] | None = None
+    ) -> "subprocess.CompletedProcess[str]":
+        """Runs the kit as a person would, save that it finds the small PyG."""
+        command, environment = self.command(*arguments, env=env)
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+
+    def command(
+        self, *arguments: str | Path, env: dict[str, str] | None = None
+    ) -> tuple[list[str], dict[str, str]]:
+        program = (
+            "import pathlib, sys; from kit import cli, releases;"
+            f"releases.PATCHES = pathlib.Path({str(self.patches)!r}); cli.main()"
+        )
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(releases.ROOT / "scripts"),
+            "PYG_THREADSAFE_CACHE": str(self.cache),
+            "COLUMNS": "1000",
+            **(env or {}),
+        }
+        return [sys.executable, "-c", program, *map(str, arguments)], environment
+
+    def apply(
+        self, *arguments: str | Path, env: dict[str, str] | None = None
+    ) -> "subprocess.CompletedProcess[str]":
+        """Runs `apply`; git means the small repository."""
+        return self.run("apply", "--git-url", self.upstream.as_uri(), *arguments, env=env)
+
+
+def make_sdist(index: Path, version: str) -> Path:
+    path = index / f"torch_geometric-{version}.tar.gz"
+    files = {**library(version), "pyproject.toml": PYPROJECT.format(version)}
+    with tarfile.open(path, "w:gz") as sdist:
+        for name, text in files.items():
+            member = tarfile.TarInfo(f"torch_geometric-{version}/{name}")
+            member.size = len(text.encode())
+            sdist.addfile(member, io.BytesIO(text.encode()))
+    return path
+
+
+def make_patch(
+    work: Path, target: Path, before: dict[str, str], after: dict[str, str], message: str
+) -> None:
+    write(work, {"README": "", **before})
+    git("add", "--all", cwd=work)
+    git("commit", "--allow-empty", "-qm", "before", cwd=work)
+    write(work, after)
+    git("add", "--all", cwd=work)
+    git("commit", "-qm", message, cwd=work)
+    context = "0" if UPSTREAM_TEST in before else "3"
+    options = ["-1", "--stdout", "--full-index", "--zero-commit", "--no-signature", "--no-stat"]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(git("format-patch", *options, f"-U{context}", cwd=work))
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> World:
+    root = tmp_path_factory.mktemp("world")
+    upstream, index, patches = root / "upstream", root / "index", root / "patches"
+    for directory in (upstream, index, patches):
+        directory.mkdir()
+    git("init", "-q", "-b", "master", cwd=upstream)
+    records = []
+    for version in ("1.8.0", "1.9.0", "2.0.0"):
+        affected = version != "2.0.0"
+        test = TEST_BEFORE if affected else TEST_AFTER
+        write(upstream, {**library(version), UPSTREAM_TEST: test})
+        git("add", "--all", cwd=upstream)
+        git("commit", "-qm", version, cwd=upstream)
+        git("tag", version, cwd=upstream)
+        sdist = make_sdist(index, version)
+        takes = ["gatv2_conv/1.8.0.patch", "gatv2_conv/1.8.0-test.patch"] if affected else []
+        records.append(
+            f"""
+            [[release]]
+            version = "{version}"
+            tag = "{version}"
+            commit = "{git("rev-parse", "HEAD", cwd=upstream).strip()}"
+            archive = "{sdist.name}"
+            sha256 = "{hashlib.sha256(sdist.read_bytes()).hexdigest()}"
+            version_blobs = ["{git("rev-parse", f"HEAD:{VERSION_FILE}", cwd=upstream).strip()}"]
+            needs_extensions = false
+            status = {{ gatv2_conv = "{"affected" if affected else "fixed"}" }}
+            patches = {[*takes, "regression_test/gatv2_conv.patch"]}
+            """
+        )
+    records.append(
+        records[-1]
+        .replace('version = "2.0.0"', 'version = "2.1.0.dev20260101"')
+        .replace('tag = "2.0.0"', "")
+        .replace("torch_geometric-2.0.0", "pyg_nightly-2.1.0.dev20260101")
+    )
+    head = '[classes]\ngatv2_conv = "GATv2Conv"\n[series]\ngatv2_conv = "the fix"\n'
+    head += 'regression_test = "the test"\n'
+    (patches / "releases.toml").write_text(head + "".join(records))
+    work = root / "work"
+    work.mkdir()
+    git("init", "-q", cwd=work)
+    fields = "\n\nBug: none\nReleases: 1.8.0, 1.9.0"
+    for name, before, after in (
+        ("gatv2_conv/1.8.0.patch", {LAYER: BEFORE}, {LAYER: AFTER}),
+        ("gatv2_conv/1.8.0-test.patch", {UPSTREAM_TEST: TEST_BEFORE}, {UPSTREAM_TEST: TEST_AFTER}),
+        ("regression_test/gatv2_conv.patch", {}, {NEW_TEST: "def test():\n    pass\n"}),
+    ):
+        make_patch(work, patches / name, before, after, f"Patch {name}{fields}")
+    return World(upstream, index, patches, root / "cache")
+
+
+@pytest.fixture
+def world(made: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    """The small PyG, with an empty cache."""
+    monkeypatch.setattr(releases, "PATCHES", made.patches)
+    # pip finds the small sdists, and nothing else.
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(made.index))
+    return World(made.upstream, made.index, made.patches, tmp_path / "cache")
+
+
+@pytest.fixture
+def catalogue(world: World) -> releases.Catalogue:
+    return releases.load()
+
+
+@pytest.fixture
+def tree(world: World, tmp_path: Path) -> Path:
+    """A user's own source tree of 1.8.0, with upstream's test in it."""
+    root = tmp_path / "tree"
+    write(root, {**library("1.8.0"), UPSTREAM_TEST: TEST_BEFORE, "notes.txt": "mine\n"})
+    return root
+
+
+@pytest.fixture
+def source(world: World) -> Callable[..., sources.Source]:
+    def make(kind: str, offline: bool = False) -> sources.Source:
+        return sources.Source(
+            sources.Kind(kind), world.upstream.as_uri(), offline, world.cache, lambda message: None
+        )
+
+    return make

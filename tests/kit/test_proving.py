@@ -1,0 +1,58 @@
+"""What counts as proved."""
+
+from typing import Any
+
+import pytest
+from kit.proving import LayerProof
+
+
+def counts(calls: int, right: int, spoiled: int = 0) -> dict[str, Any]:
+    bad = calls - right
+    return {
+        "calls": calls,
+        "right": right,
+        "crashed": bad // 2,
+        "silently_wrong": bad - bad // 2,
+        "rounds": calls // 2,
+        "spoiled_rounds": spoiled,
+    }
+
+
+def proof(status: str, pristine: tuple[int, int], patched: tuple[int, int]) -> LayerProof:
+    """Right calls of 100, forced and under stress, on each tree."""
+
+    def measured(right: tuple[int, int]) -> dict[str, Any]:
+        interleaved = counts(100, right[0], spoiled=min(50, 100 - right[0]))
+        return {"interleaved": interleaved, "stress": counts(100, right[1])}
+
+    return LayerProof("gatv2_conv", status, measured(pristine), measured(patched), None)
+
+
+@pytest.mark.parametrize(
+    "status, pristine, patched, said",
+    [
+        ("affected", (0, 70), (100, 100), None),
+        # Stress is luck: the forced interleaving decides.
+        ("affected", (0, 100), (100, 100), None),
+        ("affected", (51, 70), (100, 100), "failed in 49"),
+        ("affected", (100, 70), (100, 100), "failed in 0"),
+        ("affected", (0, 70), (100, 99), "the patched release races"),
+        ("affected", (0, 70), (99, 100), "the patched release races"),
+        ("fixed", (100, 100), (100, 100), None),
+        ("fixed", (100, 99), (100, 100), "counts as fixed, and races"),
+        ("fixed", (99, 100), (100, 100), "counts as fixed, and races"),
+    ],
+)
+def test_problems(
+    status: str, pristine: tuple[int, int], patched: tuple[int, int], said: str | None
+) -> None:
+    problems = proof(status, pristine, patched).problems()
+    if said is None:
+        assert problems == []
+    else:
+        assert len(problems) == 1 and said in problems[0]
+
+
+def test_no_calls_are_no_proof() -> None:
+    empty = {"interleaved": counts(0, 0), "stress": counts(0, 0)}
+    assert LayerProof("gatv2_conv", "fixed", empty, empty, None).problems()
