@@ -263,7 +263,13 @@ def _apply_to_checkout(
 ) -> Report:
     checkout = checkouts.require(place, release, source)
     if checkout is not None:
-        steps = patching.plan(place, patches)
+        try:
+            steps = patching.plan(place, patches)
+        except TreeError as error:
+            raise TreeError(
+                f"{error} (If the kit's patches have changed since {_relative(place)} was made, "
+                f"remove it, and it is made anew.)"
+            ) from None
         if not check:
             done = patching.apply(place, steps, reverse=reverse)
             patching.commit(place, done, reverse=reverse)

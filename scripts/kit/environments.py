@@ -10,7 +10,7 @@ from filelock import FileLock
 
 from kit.errors import ToolError
 from kit.processes import last_lines, run
-from kit.releases import ROOT, Release, tomllib
+from kit.releases import ROOT, Release, read_toml
 
 # The torch that proofs run on, unless another one is named.
 TORCH = "2.13.0"
@@ -42,8 +42,7 @@ def ensure(torch: str, base: Path, notify: Callable[[str], None]) -> Path:
     directory = ROOT / ".kit" / f"torch-{torch}-{_describe(base)['tag']}"
     python = directory / "bin" / "python"
     complete = directory / "made-from.json"
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    wanted = json.dumps(project["dependency-groups"]["pyg"])
+    wanted = json.dumps(read_toml(ROOT / "pyproject.toml")["dependency-groups"]["pyg"])
     directory.parent.mkdir(exist_ok=True)
     with FileLock(f"{directory}.lock"):
         if complete.exists() and complete.read_text(encoding="utf-8") == wanted:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from email.policy import default as email_policy
 from functools import cached_property
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion, Version
@@ -231,15 +232,19 @@ def _same(word: str, version: str) -> bool:
         return False
 
 
+def read_toml(path: Path) -> dict[str, Any]:
+    """Reads a TOML file."""
+    return tomllib.loads(path.read_text(encoding="utf-8"))
+
+
 def load() -> Catalogue:
     """Reads `patches/releases.toml`."""
-    root = PATCHES
-    data = tomllib.loads((root / "releases.toml").read_text(encoding="utf-8"))
+    data = read_toml(PATCHES / "releases.toml")
     patches: dict[str, Patch] = {}
     releases = []
     for record in data["release"]:
         for name in record["patches"]:
-            patches.setdefault(name, Patch(name, root / name))
+            patches.setdefault(name, Patch(name, PATCHES / name))
         releases.append(
             Release(
                 version=record["version"],

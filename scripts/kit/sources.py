@@ -84,13 +84,13 @@ def materialize(release: Release, source: Source, dest: Path) -> str:
         repository = _cached_commit(release, source)
         git("fetch", "--quiet", "--depth=1", repository.as_uri(), "refs/heads/pinned", cwd=dest)
         git("reset", "--quiet", "--hard", "FETCH_HEAD", cwd=dest)
-        origin = f"upstream's git repository, commit {release.commit}"
+        origin = f"upstream's git repository, commit {repository.stem[:12]}, as pinned"
     else:
         _unpack(_cached_archive(release, source), dest)
         git("add", "--all", "--force", cwd=dest)
         message = f"PyG {release.version}, as on PyPI ({release.archive})"
         git("commit", "--quiet", f"--message={message}", cwd=dest)
-        origin = f"PyPI, {release.archive}, sha256 {release.sha256}"
+        origin = f"PyPI, {release.archive}, sha256 {release.sha256[:12]}, as pinned"
     git("tag", "pristine", cwd=dest)
     git("config", "pyg-threadsafe.release", release.version, cwd=dest)
     git("config", "pyg-threadsafe.source", kind.value, cwd=dest)
