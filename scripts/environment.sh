@@ -13,7 +13,12 @@ fail() { # 5 is the exit code for a missing tool, as in kit/errors.py
 find_python() {
   local candidate
   # An interpreter that the user named is not silently replaced by another.
-  for candidate in ${PYTHON:-python3 python3.14 python3.13 python3.12 python3.11 python3.10}; do
+  if [ -n "${PYTHON:-}" ]; then
+    set -- "$PYTHON"
+  else
+    set -- python3 python3.14 python3.13 python3.12 python3.11 python3.10
+  fi
+  for candidate in "$@"; do
     # tarfile.data_filter, which unpacks sdists safely, came with 3.10.12.
     if "$candidate" -c 'import sys, tarfile; sys.exit(not hasattr(tarfile, "data_filter") or sys.version_info < (3, 10))' 2>/dev/null; then
       printf '%s\n' "$candidate"

@@ -234,7 +234,8 @@ def _same(word: str, version: str) -> bool:
 
 def read_toml(path: Path) -> dict[str, Any]:
     """Reads a TOML file."""
-    return tomllib.loads(path.read_text(encoding="utf-8"))
+    data: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+    return data
 
 
 def load() -> Catalogue:

@@ -444,7 +444,14 @@ def test_interruption(world: World, tmp_path: Path, number: signal.Signals) -> N
     dest = tmp_path / "place" / "pyg"
     path = {"PATH": f"{shims}{os.pathsep}{os.environ['PATH']}"}
     command, env = world.command("apply", "1.8.0", "--source", "sdist", "--dest", dest, env=path)
-    run = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
+    run = subprocess.Popen(
+        command,
+        env=env,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A job in the background of a script inherits that SIGINT is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     end = time.monotonic() + 60
     while not marker.exists():
         assert time.monotonic() < end and run.poll() is None
