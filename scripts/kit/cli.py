@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from kit import checkouts, environments, patching, proving, releases, sources, validating
+from kit import adding, checkouts, environments, patching, proving, releases, sources, validating
 from kit.errors import KitError, ProofError, TreeError, UsageError
 from kit.releases import Catalogue, Patch, Release
 
@@ -455,6 +455,42 @@ def _verdict(layer: proving.LayerProof, catalogue: Catalogue) -> str:
     if layer.status == "fixed":
         return f"threads can share {name}, as upstream released it."
     return f"{name} races as released, and does not once patched."
+
+
+@cli.command("add-release", epilog=EXIT_CODES)
+@click.argument("version", metavar="PYG-VERSION")
+@_source_options
+@click.option("--check", is_flag=True, help="Write nothing, show the record.")
+def add_release(version: str, check: bool, kind: str, git_url: str, offline: bool) -> None:
+    """Pin a new PyG release or nightly build.
+
+    Its archive comes from PyPI, its commit from the git repository. The patches that
+    fit it, blob for blob, are taken; what a person must decide is listed at the end.
+    """
+    catalogue = releases.load()
+    with _progress() as notify:
+        addition = adding.add(version, catalogue, _source(kind, git_url, offline, notify))
+    out.print(Text(adding.format_record(addition.release)))
+    for sentence in addition.found:
+        out.print(Text(sentence))
+    for path, text in addition.proposals.items():
+        proposal = releases.ROOT / "build" / f"add-{version}" / path
+        addition.worklist.append(f"The proposal for {path} is {_relative(proposal)}.")
+        if not check:
+            proposal.parent.mkdir(parents=True, exist_ok=True)
+            proposal.write_text(text, encoding="utf-8")
+    if not check:
+        pins = releases.PATCHES / "releases.toml"
+        text = adding.insert(pins.read_text(encoding="utf-8"), addition.release)
+        patching.replace(pins, text.encode())
+    addition.worklist += [
+        "Name it in README.md, tox.ini and tests/kit/test_releases.py; 'scripts/test.sh --quick' "
+        "says what is missing.",
+        f"Run 'scripts/kit.sh validate' and 'scripts/kit.sh prove {version}'.",
+    ]
+    out.print("[bold]To do:[/]")
+    for sentence in addition.worklist:
+        out.print(Text(f"  - {sentence}"))
 
 
 @cli.command(epilog=EXIT_CODES)

@@ -241,7 +241,7 @@ def _move_into_place(tree: Path, stage: Path, changes: Sequence[Change]) -> None
             new = stage / path
             if new.exists():
                 made += _make_directories(target.parent)
-                _replace(target, new.read_bytes())
+                replace(target, new.read_bytes())
             else:
                 target.unlink()
                 _remove_empty_directories(target.parent, tree.resolve())
@@ -252,14 +252,15 @@ def _move_into_place(tree: Path, stage: Path, changes: Sequence[Change]) -> None
                 target.unlink(missing_ok=True)
             elif not target.exists() or target.read_bytes() != data:
                 target.parent.mkdir(parents=True, exist_ok=True)
-                _replace(target, data)
+                replace(target, data)
         for directory in reversed(made):
             with contextlib.suppress(OSError):
                 directory.rmdir()
         raise
 
 
-def _replace(target: Path, data: bytes) -> None:
+def replace(target: Path, data: bytes) -> None:
+    """Writes a file in one step, so that nobody ever sees half of it; its mode stays."""
     descriptor, name = tempfile.mkstemp(prefix=".pyg-threadsafe-", dir=target.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:

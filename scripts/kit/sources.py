@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 
 import platformdirs
 from filelock import FileLock
+from packaging.version import Version
 
 from kit.errors import SourceError
 from kit.processes import git, last_lines, run
@@ -86,7 +87,7 @@ def materialize(release: Release, source: Source, dest: Path) -> str:
         git("reset", "--quiet", "--hard", "FETCH_HEAD", cwd=dest)
         origin = f"upstream's git repository, commit {repository.stem[:12]}, as pinned"
     else:
-        _unpack(_cached_archive(release, source), dest)
+        unpack(_cached_archive(release, source), dest)
         git("add", "--all", "--force", cwd=dest)
         message = f"PyG {release.version}, as on PyPI ({release.archive})"
         git("commit", "--quiet", f"--message={message}", cwd=dest)
@@ -105,13 +106,39 @@ def extract(release: Release, source: Source, paths: Collection[str], dest: Path
     """
     kind = source.kind if source.kind is not Kind.AUTO else _choose(release, source)
     if kind is Kind.GIT:
-        repository = _cached_commit(release, source)
-        for path in git("ls-tree", "-r", "--name-only", "pinned", *paths, cwd=repository).split():
-            file = dest / path
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(git("cat-file", "blob", f"pinned:{path}", cwd=repository), newline="")
+        extract_commit(release, source, paths, dest)
     else:
-        _unpack(_cached_archive(release, source), dest, paths)
+        unpack(_cached_archive(release, source), dest, paths)
+
+
+def extract_commit(release: Release, source: Source, paths: Collection[str], dest: Path) -> None:
+    """Like `extract`, from git."""
+    repository = _cached_commit(release, source)
+    for path in git("ls-tree", "-r", "--name-only", "pinned", *paths, cwd=repository).split():
+        file = dest / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(git("cat-file", "blob", f"pinned:{path}", cwd=repository), newline="")
+
+
+def find_tag(version: str, source: Source) -> tuple[str | None, str | None]:
+    """Looks a release up in the git repository: its tag, and the commit that this points to.
+
+    A nightly build has none. The tag of a post-release may be that of its base.
+    """
+    parsed = Version(version)
+    if parsed.is_devrelease:
+        return None, None
+    for tag in dict.fromkeys((version, parsed.base_version)):
+        refs = [f"refs/tags/{tag}", f"refs/tags/{tag}^{{}}"]
+        try:
+            command = ["git", "ls-remote", source.git_url, *refs]
+            lines = run(command, env=_GIT_REMOTE, timeout=FETCH_TIMEOUT).stdout.splitlines()
+        except subprocess.TimeoutExpired:
+            return version, None
+        # An annotated tag is an object of its own; the second line is its commit.
+        if lines:
+            return tag, lines[-1].split()[0]
+    return version, None
 
 
 def _choose(release: Release, source: Source) -> Kind:
@@ -230,14 +257,14 @@ def _cached_archive(release: Release, source: Source) -> Path:
     path = source.cache / "archives" / release.archive
     with _locked(path, release.archive, source):
         if path.exists():
-            if _sha256(path) == release.sha256:
+            if sha256(path) == release.sha256:
                 return path
             # Only a finished download is ever moved here: the disk, or somebody,
             # has changed it since.
             if source.offline:
                 raise SourceError(
                     f"{path} is not what its pin says: expected sha256 {release.sha256}, found "
-                    f"{_sha256(path)}. Call this once without --offline to replace it."
+                    f"{sha256(path)}. Call this once without --offline to replace it."
                 )
             path.unlink()
         if source.offline:
@@ -247,7 +274,7 @@ def _cached_archive(release: Release, source: Source) -> Path:
             )
         with tempfile.TemporaryDirectory(prefix="download-", dir=path.parent) as name:
             downloaded = _download(release, source, Path(name))
-            found = _sha256(downloaded)
+            found = sha256(downloaded)
             if found != release.sha256:
                 raise _hash_mismatch(release, f"found {found}")
             downloaded.rename(path)
@@ -255,34 +282,55 @@ def _cached_archive(release: Release, source: Source) -> Path:
 
 
 def _download(release: Release, source: Source, directory: Path) -> Path:
-    """Has pip download an archive: it knows the user's index, proxy and certificates."""
+    """Has pip download an archive; it checks the hash before it runs anything of an sdist's."""
     source.notify(f"Downloading {release.archive} from PyPI ...")
-    # pip checks the hash before it runs anything of an sdist's.
-    requirements = directory / "requirements.txt"
-    requirements.write_text(
-        f"{release.project}=={release.version} --hash=sha256:{release.sha256}\n"
-    )
     form = "--only-binary=:all:" if release.archive.endswith(".whl") else "--no-binary=:all:"
-    command: list[str | Path] = [
-        *(sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"),
-        *("--no-input", "--no-deps", "--no-build-isolation", "--ignore-requires-python"),
-        *("--retries=2", form, "--require-hashes", "--requirement", requirements),
-        *("--dest", directory),
-    ]
-    result = run(command, env={"PIP_NO_CACHE_DIR": "1"})
+    requirement = f"{release.project}=={release.version} --hash=sha256:{release.sha256}"
+    result = _pip_download(f"{requirement}\n", directory, form, "--require-hashes")
     path = directory / release.archive
     if "DO NOT MATCH THE HASHES" in result.stderr:
         got = [line.split()[-1] for line in result.stderr.splitlines() if "Got" in line]
         raise _hash_mismatch(release, f"found {got[0]}" if got else "found another")
     if not path.exists():
-        lines = result.stderr.splitlines()
-        said = next((line for line in reversed(lines) if line.startswith("ERROR")), "nothing")
-        raise SourceError(
-            f"{release.archive} could not be downloaded from PyPI. pip said: {said[:200]} "
-            f"Check the network, and 'pip config list' for an index, a proxy or a mirror "
-            f"without it; or use --source git."
-        )
+        raise _not_downloaded(release.archive, result)
     return path
+
+
+def download_new(project: str, version: str, source: Source, directory: Path) -> Path:
+    """Downloads an archive that is not pinned yet: the sdist, or the wheel where there is none.
+
+    Raises:
+        SourceError: If PyPI does not have it.
+    """
+    source.notify(f"Downloading {project} {version} from PyPI ...")
+    for form in ("--no-binary=:all:", "--only-binary=:all:"):
+        result = _pip_download(f"{project}=={version}\n", directory, form)
+        found = [*directory.glob("*.tar.gz"), *directory.glob("*.whl")]
+        if found:
+            return found[0]
+    raise _not_downloaded(f"{project} {version}", result)
+
+
+def _pip_download(
+    requirement: str, directory: Path, *options: str
+) -> "subprocess.CompletedProcess[str]":
+    """Runs pip, which knows the user's index, proxy and certificates."""
+    requirements = directory / "requirements.txt"
+    requirements.write_text(requirement, encoding="utf-8")
+    command: list[str | Path] = [sys.executable, "-m", "pip", "download", "--quiet"]
+    command += ["--disable-pip-version-check", "--no-input", "--no-deps", "--no-build-isolation"]
+    command += ["--ignore-requires-python", "--retries=2", *options]
+    command += ["--requirement", requirements, "--dest", directory]
+    return run(command, env={"PIP_NO_CACHE_DIR": "1"})
+
+
+def _not_downloaded(what: str, result: "subprocess.CompletedProcess[str]") -> SourceError:
+    lines = result.stderr.splitlines()
+    said = next((line for line in reversed(lines) if line.startswith("ERROR")), "nothing")
+    return SourceError(
+        f"{what} could not be downloaded from PyPI. pip said: {said[:200]} Check the network, and "
+        f"'pip config list' for an index, a proxy or a mirror without it; or use --source git."
+    )
 
 
 def _hash_mismatch(release: Release, found: str) -> SourceError:
@@ -292,11 +340,12 @@ def _hash_mismatch(release: Release, found: str) -> SourceError:
     )
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """Returns the sha256 of a file, in hex."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _unpack(archive: Path, dest: Path, only: Collection[str] | None = None) -> None:
+def unpack(archive: Path, dest: Path, only: Collection[str] | None = None) -> None:
     """Unpacks an archive without its top folder; `only` names the files to take."""
     if archive.suffix == ".whl":
         with zipfile.ZipFile(archive) as wheel:

@@ -4,6 +4,7 @@ Two releases are affected (1.8.0, 1.9.0; their layer is the same), one is fixed
 (2.0.0). The patches are made by git, from commits.
 """
 
+import dataclasses
 import hashlib
 import io
 import os
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from kit import releases, sources
+from kit import adding, releases, sources
 
 LAYER = "torch_geometric/nn/conv/gatv2_conv.py"
 VERSION_FILE = "torch_geometric/__init__.py"
@@ -155,38 +156,40 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> World:
         sdist = make_sdist(index, version)
         takes = ["gatv2_conv/1.8.0.patch", "gatv2_conv/1.8.0-test.patch"] if affected else []
         records.append(
-            f"""
-            [[release]]
-            version = "{version}"
-            tag = "{version}"
-            commit = "{git("rev-parse", "HEAD", cwd=upstream).strip()}"
-            archive = "{sdist.name}"
-            sha256 = "{hashlib.sha256(sdist.read_bytes()).hexdigest()}"
-            version_blobs = ["{git("rev-parse", f"HEAD:{VERSION_FILE}", cwd=upstream).strip()}"]
-            needs_extensions = false
-            status = {{ gatv2_conv = "{"affected" if affected else "fixed"}" }}
-            patches = {[*takes, "regression_test/gatv2_conv.patch"]}
-            """
+            releases.Release(
+                version=version,
+                tag=version,
+                commit=git("rev-parse", "HEAD", cwd=upstream).strip(),
+                archive=sdist.name,
+                sha256=hashlib.sha256(sdist.read_bytes()).hexdigest(),
+                version_blobs=(git("rev-parse", f"HEAD:{VERSION_FILE}", cwd=upstream).strip(),),
+                needs_extensions=True,
+                status={"gatv2_conv": "affected" if affected else "fixed"},
+                patches=tuple(
+                    releases.Patch(name, patches / name)
+                    for name in [*takes, "regression_test/gatv2_conv.patch"]
+                ),
+            )
         )
-    records.append(
-        records[-1]
-        .replace('version = "2.0.0"', 'version = "2.1.0.dev20260101"')
-        .replace('tag = "2.0.0"', "")
-        .replace("torch_geometric-2.0.0", "pyg_nightly-2.1.0.dev20260101")
-    )
-    head = '[classes]\ngatv2_conv = "GATv2Conv"\n[series]\ngatv2_conv = "the fix"\n'
+    # There is no archive of the nightly: nothing asks for it.
+    nightly = {"version": "2.1.0.dev20260101", "tag": None}
+    nightly["archive"] = f"pyg_nightly-{nightly['version']}.tar.gz"
+    records.append(dataclasses.replace(records[-1], **nightly))
+    head = '[classes]\ngatv2_conv = "GATv2Conv"\n\n[series]\ngatv2_conv = "the fix"\n'
     head += 'regression_test = "the test"\n'
-    (patches / "releases.toml").write_text(head + "".join(records))
+    text = "\n".join([head, *map(adding.format_record, records)])
+    (patches / "releases.toml").write_text(text)
     work = root / "work"
     work.mkdir()
     git("init", "-q", cwd=work)
-    fields = "\n\nBug: none\nReleases: 1.8.0, 1.9.0"
+    fields = "\n\nBug: none\nReleases: "
     for name, before, after in (
         ("gatv2_conv/1.8.0.patch", {LAYER: BEFORE}, {LAYER: AFTER}),
         ("gatv2_conv/1.8.0-test.patch", {UPSTREAM_TEST: TEST_BEFORE}, {UPSTREAM_TEST: TEST_AFTER}),
         ("regression_test/gatv2_conv.patch", {}, {NEW_TEST: "def test():\n    pass\n"}),
     ):
-        make_patch(work, patches / name, before, after, f"Patch {name}{fields}")
+        fits = ">=1.8.0" if name.startswith("regression") else "1.8.0, 1.9.0"
+        make_patch(work, patches / name, before, after, f"Patch {name}{fields}{fits}")
     return World(upstream, index, patches, root / "cache")
 
 

@@ -1,0 +1,248 @@
+"""Pins a new release: finds where it comes from, and which patches fit it."""
+
+import re
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from packaging.version import InvalidVersion, Version
+
+from kit import patching, releases, sources
+from kit.errors import UsageError
+from kit.processes import run
+from kit.releases import NO_BLOB, VERSION_FILE, Catalogue, Patch, Release
+
+# From this release on, PyG can be imported without torch-scatter and torch-sparse.
+_WITHOUT_EXTENSIONS = Version("2.3.0")
+
+
+@dataclass
+class Addition:
+    """A release that is to be pinned.
+
+    Attributes:
+        release: Its record.
+        found: What was found, in sentences.
+        worklist: What a person must do or decide, in sentences.
+        proposals: Patched files of new variants, by path; conflicts are marked.
+    """
+
+    release: Release
+    found: list[str] = field(default_factory=list)
+    worklist: list[str] = field(default_factory=list)
+    proposals: dict[str, str] = field(default_factory=dict)
+
+
+def add(version: str, catalogue: Catalogue, source: sources.Source) -> Addition:
+    """Finds out all that `releases.toml` says of a release, and writes nothing.
+
+    Args:
+        version: As on PyPI; a development release is a nightly build.
+        catalogue: The releases that are pinned already.
+        source: The repository to look the tag up in, and the cache.
+
+    Raises:
+        UsageError: If it is pinned already.
+        SourceError: If PyPI does not have it.
+    """
+    try:
+        wanted = Version(version)
+    except InvalidVersion:
+        raise UsageError(f"'{version}' is not a version. Expected one as on PyPI.") from None
+    oldest = catalogue.releases[0].version
+    if wanted < Version(oldest):
+        raise UsageError(f"PyG {version} is older than {oldest}, where the kit's range starts.")
+    if any(Version(release.version) == wanted for release in catalogue.releases):
+        raise UsageError(f"PyG {version} is pinned already. Remove its record to pin it anew.")
+    # Patches that no other release takes are looked at as well.
+    root = releases.PATCHES
+    patches = [Patch(str(file.relative_to(root)), file) for file in sorted(root.rglob("*.patch"))]
+    with tempfile.TemporaryDirectory(prefix="pyg-threadsafe-") as name:
+        root = Path(name)
+        project = "pyg-nightly" if wanted.is_devrelease else "torch-geometric"
+        archive = sources.download_new(project, version, source, root)
+        tag, commit = sources.find_tag(version, source)
+        release = Release(
+            version=version,
+            tag=tag,
+            commit=commit,
+            archive=archive.name,
+            sha256=sources.sha256(archive),
+            version_blobs=(),
+            needs_extensions=wanted < _WITHOUT_EXTENSIONS,
+            status={},
+            patches=(),
+        )
+        paths = {VERSION_FILE, *(c.path for p in patches for c in p.changes)}
+        tree = root / "archive"
+        sources.unpack(archive, tree, paths)
+        trees = [tree]
+        addition = Addition(release)
+        if commit is None:
+            addition.worklist.append(
+                f"No tag {version} was found at {source.git_url}. Look the commit up, compare its "
+                f"torch_geometric/ with the archive's, and add `commit`."
+            )
+        else:
+            trees.append(root / "git")
+            sources.extract_commit(release, source, paths, trees[1])
+            for path in sorted(p for p in paths if not p.startswith("test/") and p != VERSION_FILE):
+                if len({patching.blob_of(tree / path) for tree in trees}) > 1:
+                    addition.worklist.append(f"{path} is not the same on PyPI as in the tag {tag}.")
+        blobs = dict.fromkeys(patching.blob_of(tree / VERSION_FILE) for tree in trees)
+        _choose_patches(addition, catalogue, patches, trees, tuple(blobs), source)
+        return addition
+
+
+def _choose_patches(
+    addition: Addition,
+    catalogue: Catalogue,
+    patches: list[Patch],
+    trees: list[Path],
+    version_blobs: tuple[str, ...],
+    source: sources.Source,
+) -> None:
+    release = addition.release
+    status: dict[str, str] = {}
+    chosen: list[Patch] = []
+    for layer, name in catalogue.classes.items():
+        series = [patch for patch in patches if patch.series == layer]
+        library = [patch for patch in series if patch.is_for_library]
+        fits = [patch for patch in library if _fits(patch, trees[0])]
+        if fits:
+            status[layer] = "affected"
+            tests = [patch for patch in series if not patch.is_for_library]
+            chosen += [fits[0], *_choose_test(addition, tests, fits[0], catalogue, trees)]
+            addition.found.append(f"{name} races; {fits[0].name} fits, blob for blob.")
+        elif _still_races(library, trees[0]):
+            status[layer] = "affected"
+            _propose(addition, name, library[-1], catalogue, trees[0], source)
+        else:
+            status[layer] = "fixed"
+            addition.found.append(f"{name} does not race: upstream has fixed it.")
+    everyone = [p for p in patches if all(c.before == NO_BLOB for c in p.changes)]
+    chosen += [patch for patch in everyone if patch.fits(release.version)]
+    for patch in chosen:
+        if not patch.fits(release.version):
+            addition.worklist.append(
+                f"Add {release.version} to `Releases:` in patches/{patch.name}."
+            )
+    addition.release = Release(
+        **{
+            **vars(release),
+            "version_blobs": version_blobs,
+            "status": status,
+            "patches": tuple(chosen),
+        }
+    )
+
+
+def _fits(patch: Patch, tree: Path) -> bool:
+    return all(patching.blob_of(tree / change.path) == change.before for change in patch.changes)
+
+
+def _choose_test(
+    addition: Addition,
+    tests: list[Patch],
+    library: Patch,
+    catalogue: Catalogue,
+    trees: list[Path],
+) -> list[Patch]:
+    """The patch to upstream's own test, which git has, and PyPI has not."""
+    if not tests:
+        return []
+    if len(trees) == 2:
+        fits = [patch for patch in tests if _fits(patch, trees[1])]
+        if not fits and _still_races(tests, trees[1]):
+            addition.worklist.append(
+                f"No patch to {tests[0].changes[0].path} fits: make one for this variant."
+            )
+        return fits[:1]
+    neighbour = [r for r in catalogue.releases if library in r.patches][-1]
+    guessed = [patch for patch in tests if patch in neighbour.patches]
+    addition.worklist += [
+        f"{patch.name} is what PyG {neighbour.version} takes. Check it against the tag: "
+        f"scripts/kit.sh validate --source git."
+        for patch in guessed
+    ]
+    return guessed
+
+
+def _still_races(patches: Iterable[Patch], tree: Path) -> bool:
+    """Whether a file still has the shared state that patches take out of it."""
+    for patch in patches:
+        for file in patch.hunks:
+            path = tree / file.path
+            text = path.read_text(encoding="utf-8") if path.exists() else ""
+            removed = "".join(line.value for hunk in file for line in hunk if line.is_removed)
+            if any(name in text for name in re.findall(r"(?:self|conv)(\._\w+)", removed)):
+                return True
+    return False
+
+
+def _propose(
+    addition: Addition,
+    name: str,
+    patch: Patch,
+    catalogue: Catalogue,
+    tree: Path,
+    source: sources.Source,
+) -> None:
+    """Merges the newest patch of a series into a variant that none of them fits."""
+    (change,) = patch.changes
+    neighbour = [r for r in catalogue.releases if patch in r.patches][-1]
+    with tempfile.TemporaryDirectory(prefix="pyg-threadsafe-") as directory:
+        base, patched = Path(directory) / "base", Path(directory) / "patched"
+        for copy in (base, patched):
+            sources.extract(neighbour, source, [change.path], copy)
+        patching.apply(patched, patching.plan(patched, [patch]))
+        files = [root / change.path for root in (tree, base, patched)]
+        labels = [word for label in ("upstream", "base", "patched") for word in ("-L", label)]
+        merged = run(["git", "merge-file", "-p", *labels, *files])
+    addition.proposals[change.path] = merged.stdout
+    conflicts = (
+        "without a conflict" if merged.returncode == 0 else "with conflicts, which are marked"
+    )
+    addition.found.append(f"{name} races, and no patch fits: upstream has changed {change.path}.")
+    addition.worklist.append(
+        f"{patch.name} merges into the new {change.path} {conflicts}. Review the proposal, make a "
+        f"patch of it, and name that in `patches`."
+    )
+
+
+def format_record(release: Release) -> str:
+    """A release as `releases.toml` writes it."""
+
+    def quoted(words: Iterable[str]) -> str:
+        listed = [f'"{word}"' for word in words]
+        if len(listed) < 2:
+            return f"[{''.join(listed)}]"
+        return "[\n" + "".join(f"    {word},\n" for word in listed) + "]"
+
+    lines = [f'version = "{release.version}"']
+    lines += [f'tag = "{release.tag}"'] if release.tag else []
+    lines += [f'commit = "{release.commit}"'] if release.commit else []
+    status = ", ".join(f'{layer} = "{word}"' for layer, word in release.status.items())
+    lines += [
+        f'archive = "{release.archive}"',
+        f'sha256 = "{release.sha256}"',
+        f"version_blobs = {quoted(release.version_blobs)}",
+        f"needs_extensions = {str(release.needs_extensions).lower()}",
+        f"status = {{ {status} }}",
+        f"patches = {quoted(patch.name for patch in release.patches)}",
+    ]
+    return "[[release]]\n" + "\n".join(lines) + "\n"
+
+
+def insert(text: str, release: Release) -> str:
+    """Puts a record at its place in the text of `releases.toml`; the rest stays as it is."""
+    blocks = text.rstrip("\n").split("\n\n")
+    place = len(blocks)
+    for number, block in enumerate(blocks):
+        match = re.search(r'^\[\[release\]\]\nversion = "([^"]+)"', block, flags=re.MULTILINE)
+        if match and Version(match[1]) > Version(release.version):
+            place = number
+            break
+    blocks.insert(place, format_record(release).rstrip("\n"))
+    return "\n\n".join(blocks) + "\n"
