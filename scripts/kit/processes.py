@@ -39,7 +39,7 @@ def run(
         timeout: Seconds after which it is killed.
 
     Raises:
-        ToolError: If the program does not exist.
+        ToolError: If the program does not exist, or is none.
         subprocess.TimeoutExpired: If it ran for longer than `timeout`.
     """
     # Git sets GIT_DIR and others for its hooks; a kit run from one (pre-commit)
@@ -62,6 +62,8 @@ def run(
         )
     except FileNotFoundError:
         raise ToolError(f"{command[0]} was not found. Install it, and call this again.") from None
+    except OSError as error:
+        raise ToolError(f"{command[0]} cannot be run ({error.strerror}). Name a program.") from None
 
 
 def git(*arguments: str | Path, cwd: Path, env: Mapping[str, str] | None = None) -> str:

@@ -1,9 +1,16 @@
-"""What counts as proved."""
+"""What counts as proved, and what `prove` says where nothing can be."""
 
+import dataclasses
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import VERSION_FILE, World, library, write
+from kit import environments
+from kit.errors import ToolError
 from kit.proving import LayerProof
+from kit.releases import Catalogue
 
 
 def counts(calls: int, right: int, spoiled: int = 0) -> dict[str, Any]:
@@ -56,3 +63,32 @@ def test_problems(
 def test_no_calls_are_no_proof() -> None:
     empty = {"interleaved": counts(0, 0), "stress": counts(0, 0)}
     assert LayerProof("gatv2_conv", "fixed", empty, empty, None).problems()
+
+
+@pytest.mark.parametrize(
+    "words, code, said",
+    [
+        (["1.8.7"], 2, "nearest releases are 1.8.0 and 1.9.0"),
+        (["1.8.0", "--python", "/nowhere/python"], 5, "/nowhere/python was not found"),
+        (["1.8.0", "--python", "/"], 5, "cannot be run"),
+        # The tests of the kit run without torch.
+        (["1.8.0", "--python", sys.executable], 5, "No module named 'torch'"),
+    ],
+)
+def test_refusals(world: World, words: list[str], code: int, said: str) -> None:
+    result = world.run("prove", *words, "--git-url", world.upstream.as_uri())
+    assert result.returncode == code, result.stderr
+    assert said in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("needs_extensions", [True, False])
+def test_missing_extensions_are_named(
+    catalogue: Catalogue, tmp_path: Path, needs_extensions: bool
+) -> None:
+    write(tmp_path, {**library("1.8.0"), VERSION_FILE: "import torch_sparse\n"})
+    release = dataclasses.replace(catalogue.find("1.8.0"), needs_extensions=needs_extensions)
+    with pytest.raises(ToolError) as error:
+        environments.check_imports(Path(sys.executable), tmp_path, release)
+    assert "No module named 'torch_sparse'" in str(error.value)
+    assert ("needs torch-scatter and torch-sparse" in str(error.value)) == needs_extensions
