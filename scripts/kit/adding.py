@@ -56,8 +56,8 @@ def add(version: str, catalogue: Catalogue, source: sources.Source) -> Addition:
     if any(Version(release.version) == wanted for release in catalogue.releases):
         raise UsageError(f"PyG {version} is pinned already. Remove its record to pin it anew.")
     # Patches that no other release takes are looked at as well.
-    root = releases.PATCHES
-    patches = [Patch(str(file.relative_to(root)), file) for file in sorted(root.rglob("*.patch"))]
+    files = sorted(releases.PATCHES.rglob("*.patch"))
+    patches = [Patch(str(file.relative_to(releases.PATCHES)), file) for file in files]
     with tempfile.TemporaryDirectory(prefix="pyg-threadsafe-") as name:
         root = Path(name)
         project = "pyg-nightly" if wanted.is_devrelease else "torch-geometric"

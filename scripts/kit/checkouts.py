@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kit import patching, sources
 from kit.errors import TreeError
-from kit.processes import run
+from kit.processes import git, run
 from kit.releases import Patch, Release
 
 
@@ -69,6 +69,26 @@ def require(path: Path, release: Release, source: sources.Source) -> Checkout | 
             f"another place with --dest DIR, or remove it first."
         )
     return checkout
+
+
+def update(path: Path, steps: Sequence[patching.Step], *, reverse: bool) -> None:
+    """Applies or reverses patches in a repository of the kit's, and commits them, or does nothing.
+
+    Raises:
+        TreeError: If the tree cannot be written.
+        ToolError: If git cannot commit.
+    """
+    head = git("rev-parse", "HEAD", cwd=path).strip()
+    done = patching.apply(path, steps, reverse=reverse)
+    try:
+        patching.commit(path, done, reverse=reverse)
+    except BaseException:
+        patching.apply(path, patching.plan(path, done), reverse=not reverse)
+        # Not --hard: what else is in the tree is the user's.
+        git("reset", "--quiet", "--soft", head, cwd=path)
+        paths = [change.path for patch in done for change in patch.changes]
+        git("reset", "--quiet", head, "--", *paths, cwd=path)
+        raise
 
 
 def create(

@@ -87,15 +87,18 @@ def _progress() -> Iterator[Callable[[str], None]]:
         yield notify
 
 
+_git_url_option = click.option(
+    "--git-url",
+    default=sources.UPSTREAM,
+    metavar="URL",
+    help="The git repository to fetch from.  [default: upstream on GitHub]",
+)
+
+
 def _source_options(command: Command) -> Command:
     for option in (
         click.option("--offline", is_flag=True, help="Use the download cache alone."),
-        click.option(
-            "--git-url",
-            default=sources.UPSTREAM,
-            metavar="URL",
-            help="The git repository to fetch from.  [default: upstream on GitHub]",
-        ),
+        _git_url_option,
         click.option(
             "--source",
             "kind",
@@ -271,8 +274,7 @@ def _apply_to_checkout(
                 f"remove it, and it is made anew.)"
             ) from None
         if not check:
-            done = patching.apply(place, steps, reverse=reverse)
-            patching.commit(place, done, reverse=reverse)
+            checkouts.update(place, steps, reverse=reverse)
         return Report(place, "", steps, is_checkout=True)
     if reverse:
         raise TreeError(
@@ -298,7 +300,7 @@ def _show_report(
     report: Report, release: Release, catalogue: Catalogue, check: bool, reverse: bool
 ) -> None:
     tree = _relative(report.tree)
-    out.print(f"[bold]PyG {release.version}[/] in [bold]{tree}[/]")
+    out.print(Text.assemble((f"PyG {release.version}", "bold"), " in ", (str(tree), "bold")))
     if report.origin:
         out.print(f"  from {report.origin}")
         if "PyPI" in report.origin:
@@ -337,7 +339,7 @@ def _show_report(
             (f"git -C {quoted} diff pristine", "see what was changed"),
             (f"scripts/kit.sh prove {release.version}", "see it race before, and not after"),
         ):
-            out.print(f"  {command}   [dim]# {what}[/]")
+            out.print(Text.assemble(f"  {command}   ", (f"# {what}", "dim")))
 
 
 def _list(catalogue: Catalogue, version: str | None) -> None:
@@ -459,9 +461,9 @@ def _verdict(layer: proving.LayerProof, catalogue: Catalogue) -> str:
 
 @cli.command("add-release", epilog=EXIT_CODES)
 @click.argument("version", metavar="PYG-VERSION")
-@_source_options
+@_git_url_option
 @click.option("--check", is_flag=True, help="Write nothing, show the record.")
-def add_release(version: str, check: bool, kind: str, git_url: str, offline: bool) -> None:
+def add_release(version: str, check: bool, git_url: str) -> None:
     """Pin a new PyG release or nightly build.
 
     Its archive comes from PyPI, its commit from the git repository. The patches that
@@ -469,7 +471,7 @@ def add_release(version: str, check: bool, kind: str, git_url: str, offline: boo
     """
     catalogue = releases.load()
     with _progress() as notify:
-        addition = adding.add(version, catalogue, _source(kind, git_url, offline, notify))
+        addition = adding.add(version, catalogue, _source("auto", git_url, False, notify))
     out.print(Text(adding.format_record(addition.release)))
     for sentence in addition.found:
         out.print(Text(sentence))

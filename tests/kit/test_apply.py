@@ -437,7 +437,7 @@ def test_interruption(world: World, tmp_path: Path, number: signal.Signals) -> N
     real, marker = shutil.which("git"), tmp_path / "started"
     shim = shims / "git"
     shim.write_text(
-        f'#!/bin/sh\ncase "$*" in *commit*) touch {marker}; exec sleep 60;; esac\n'
+        f'#!/bin/sh\ncase "$*" in *" commit --quiet"*) touch {marker}; exec sleep 60;; esac\n'
         f'exec {real} "$@"\n'
     )
     shim.chmod(0o755)
@@ -462,6 +462,34 @@ def test_interruption(world: World, tmp_path: Path, number: signal.Signals) -> N
     assert "error: interrupted" in errors
     assert "Traceback" not in errors
     assert list(dest.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_commit_that_fails_leaves_a_checkout_as_it_was(
+    world: World, tmp_path: Path, reverse: bool
+) -> None:
+    dest = tmp_path / "pyg"
+    world.apply("1.8.0", "--source", "git", "--dest", dest)
+    if not reverse:
+        world.apply("1.8.0", "--dest", dest, "--reverse")
+    (dest / "README").write_text("the user's own, not committed")
+    before = tree_of(dest), git("rev-parse", "HEAD", cwd=dest), git("status", "-s", cwd=dest)
+    # A git whose second commit fails.
+    shims, real = tmp_path / "bin", shutil.which("git")
+    shims.mkdir()
+    shim = shims / "git"
+    shim.write_text(
+        f'#!/bin/sh\ncase "$*" in *" commit --quiet"*) mkdir {shims}/once 2>/dev/null || exit 1;; '
+        f'esac\nexec {real} "$@"\n'
+    )
+    shim.chmod(0o755)
+    path = {"PATH": f"{shims}{os.pathsep}{os.environ['PATH']}"}
+    options = ["1.8.0", "--dest", dest, *(["--reverse"] if reverse else [])]
+    refused(world.apply(*options, env=path), 5, "'git commit' failed")
+    assert (shims / "once").exists()
+    after = tree_of(dest), git("rev-parse", "HEAD", cwd=dest), git("status", "-s", cwd=dest)
+    assert after == before
+    assert world.apply(*options).returncode == 0
 
 
 def test_output_that_nobody_reads(world: World) -> None:
