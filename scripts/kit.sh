@@ -3,5 +3,6 @@
 set -euo pipefail
 # shellcheck source=scripts/environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
-tools_python kit
+# The report is drawn with matplotlib, which only the environment of the tests has.
+if [ "${1:-}" = report ]; then tools_python test; else tools_python kit; fi
 exec "$python" "$root/scripts/kit" "$@"

@@ -3,10 +3,12 @@
 import contextlib
 import dataclasses
 import json
+import re
 import shlex
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,11 +17,24 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from kit import adding, checkouts, environments, patching, proving, releases, sources, validating
-from kit.errors import KitError, ProofError, TreeError, UsageError
+from kit import (
+    adding,
+    building,
+    checkouts,
+    environments,
+    patching,
+    proving,
+    releases,
+    reporting,
+    sources,
+    validating,
+)
+from kit.errors import KitError, ProofError, ToolError, TreeError, UsageError
+from kit.processes import last_lines, run
 from kit.releases import Catalogue, Patch, Release
 
 EXIT_CODES = """
@@ -87,9 +102,62 @@ def _progress() -> Iterator[Callable[[str], None]]:
         yield notify
 
 
+@contextlib.contextmanager
+def _build_progress() -> Iterator[Callable[[str, str, bool], None]]:
+    """Shows what each package is doing, a line each with its time; elsewhere, a line a change."""
+    if not err.is_terminal:
+        seen: dict[str, str] = {}
+
+        def say(package: str, state: str, done: bool) -> None:
+            word = state.split()[0]
+            if seen.get(package) != word:  # not each file that is compiled
+                seen[package] = word
+                err.print(Text(f"{package}: {state}"), soft_wrap=True)
+
+        yield say
+        return
+    columns = (
+        SpinnerColumn(finished_text="[green]+[/]"),
+        TextColumn("{task.fields[package]}", style="bold"),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}"),
+    )
+    with Progress(*columns, console=err) as display:
+        tasks: dict[str, TaskID] = {}
+        lock = threading.Lock()
+
+        def update(package: str, state: str, done: bool) -> None:
+            with lock:
+                if package not in tasks:
+                    tasks[package] = display.add_task(state, package=package, start=False, total=1)
+            task = tasks[package]
+            if state != "waiting":
+                display.start_task(task)
+            display.update(task, description=state, completed=int(done))
+
+        yield update
+
+
+def _torch_options(command: Command) -> Command:
+    for option in (
+        click.option(
+            "--python",
+            type=click.Path(path_type=Path),
+            metavar="PATH",
+            help="Use this interpreter, with its own torch, instead.",
+        ),
+        click.option(
+            "--torch", default=environments.TORCH, show_default=True, help="The version of torch."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 _git_url_option = click.option(
     "--git-url",
     default=sources.UPSTREAM,
+    envvar="PYG_THREADSAFE_GIT_URL",
     metavar="URL",
     help="The git repository to fetch from.  [default: upstream on GitHub]",
 )
@@ -104,6 +172,7 @@ def _source_options(command: Command) -> Command:
             "kind",
             type=click.Choice([kind.value for kind in sources.Kind]),
             default="auto",
+            envvar="PYG_THREADSAFE_SOURCE",
             help="Where to get PyG from: its git repository, its sdist on PyPI, or "
             "(auto) git where it answers within seconds, else the sdist.",
         ),
@@ -370,21 +439,21 @@ def _list(catalogue: Catalogue, version: str | None) -> None:
 @cli.command(epilog=EXIT_CODES)
 @click.argument("version", metavar="PYG-VERSION")
 @_source_options
+@_torch_options
+@click.option("--latency/--no-latency", default=True, help="Whether to time both trees as well.")
 @click.option(
-    "--torch", default=environments.TORCH, show_default=True, help="The torch to prove it on."
+    "--json",
+    "json_file",
+    type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
+    metavar="FILE",
+    help="Write the measurements to this file as JSON; '-' for the terminal.",
 )
-@click.option(
-    "--python",
-    type=click.Path(path_type=Path),
-    metavar="PATH",
-    help="Use this interpreter, with its own torch, instead.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print the measurements as JSON.")
 def prove(
     version: str,
     torch: str,
     python: Path | None,
-    as_json: bool,
+    latency: bool,
+    json_file: Path | None,
     kind: str,
     git_url: str,
     offline: bool,
@@ -396,17 +465,40 @@ def prove(
     """
     catalogue = releases.load()
     release = catalogue.find(version)
+    to_terminal = str(json_file) == "-"
+    if json_file is not None and not to_terminal:
+        _make_parent(json_file)
+    shared: Path | None = None
     with _progress() as notify:
+        source = _source(kind, git_url, offline, notify)
         if python is None:
             python = environments.ensure(torch, environments.current_python(), notify)
-        source = _source(kind, git_url, offline, notify)
-        proof = proving.prove(release, catalogue.classes, source, python.absolute(), notify)
-    if as_json:
-        print(json.dumps(proof.as_json(), indent=2))
+            if release.needs_extensions:
+                shared = python
+    if shared is not None:
+        python = _with_extensions(shared, source.cache, offline=offline)
+    with _progress() as notify:
+        proof = proving.prove(
+            release, catalogue.classes, source, python.absolute(), notify, with_latency=latency
+        )
+    text = json.dumps(proof.as_json(), indent=2) + "\n"
+    if to_terminal:
+        click.echo(text, nl=False)
     else:
         _show_proof(proof, catalogue)
+    if json_file is not None and not to_terminal:
+        patching.replace(json_file, text.encode())
     if proof.problems():
         raise ProofError(" ".join(proof.problems()))
+
+
+def _make_parent(file: Path) -> None:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TreeError(
+            f"{file.parent} cannot be made ({error.strerror}). Name a file in a directory of yours."
+        ) from None
 
 
 def _show_proof(proof: proving.Proof, catalogue: Catalogue) -> None:
@@ -431,7 +523,6 @@ def _show_proof(proof: proving.Proof, catalogue: Catalogue) -> None:
                 table.add_row(label if tree == "pristine" else "", tree, *cells)
         out.print(table)
         if layer.latency is None:
-            out.print("Latency: pristine and patched run the same code.")
             continue
         table = Table(title="Latency of inference, one thread", title_justify="left", box=None)
         for heading in ("nodes", "edges", "pristine", "patched", "ratio", "quartiles"):
@@ -528,21 +619,197 @@ def validate(kind: str, git_url: str, offline: bool) -> None:
 
 
 @cli.command(epilog=EXIT_CODES)
+@click.argument("version", metavar="PYG-VERSION")
 @click.option(
-    "--torch", default=environments.TORCH, show_default=True, help="The version of torch."
+    "--cpu/--cuda",
+    "cpu",
+    default=None,
+    help="Which build.  [default: --cuda where torch sees a GPU, else --cpu]",
 )
 @click.option(
-    "--python",
+    "--cuda-arch",
+    "archs",
+    default="",
+    metavar="LIST",
+    help="GPU architectures, such as '8.0;9.0'.  [default: those of the GPUs here]",
+)
+@click.option(
+    "--extensions",
+    default="all",
+    show_default=True,
+    metavar="LIST",
+    help="Of torch-scatter, torch-sparse, torch-cluster, torch-spline-conv and pyg-lib those "
+    "to build, with commas between; 'all' (but pyg-lib), or 'none'.",
+)
+@click.option(
+    "--find-links",
+    metavar="LOCATION",
+    help="Take pyg-lib from this wheel index or directory instead of building it from git.",
+)
+@click.option(
+    "--out",
+    "dest",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Where to put the wheels.  [default: build/wheels-VERSION-TORCH-BUILD]",
+)
+@_torch_options
+@_source_options
+def build(
+    version: str,
+    cpu: bool | None,
+    archs: str,
+    extensions: str,
+    find_links: str | None,
+    dest: Path | None,
+    torch: str,
+    python: Path | None,
+    kind: str,
+    git_url: str,
+    offline: bool,
+) -> None:
+    """Build wheels of a patched PyG and of the extensions it uses.
+
+    The wheels are installed into a fresh environment and imported; those for CUDA
+    are searched for device code of every architecture. With a GPU at hand, the
+    threaded tests run on it too.
+    """
+    catalogue = releases.load()
+    release = catalogue.find(version)
+    words = extensions.replace(",", " ").split()
+    chosen = building.select(words)
+    if python is None:
+        building.check_fit(chosen, torch)  # before anything is installed
+    with _progress() as notify:
+        if python is None:
+            python = environments.ensure(torch, environments.current_python(), notify)
+        source = _source(kind, git_url, offline, notify)
+        interpreter = environments.describe(python.absolute(), with_torch=True)
+    building.check_fit(chosen, interpreter.torch)
+    if cpu is None:
+        cpu = not interpreter.gpus
+    if cpu and archs:
+        raise UsageError("--cuda-arch goes with --cuda.")
+    cuda = None if cpu else building.find_cuda(interpreter, re.findall(r"[^;,\s]+", archs))
+    target = building.Target(interpreter, cuda)
+    kind_of_build = "cpu" if cuda is None else f"cuda{cuda.version}"
+    if dest is None:
+        name = f"wheels-{release.version}-torch{interpreter.torch.split('+')[0]}-{kind_of_build}"
+        dest = releases.ROOT / "build" / name
+    with _build_progress() as progress:
+        wheels = building.build_extensions(
+            chosen, target, source.cache, progress, offline=offline, find_links=find_links
+        )
+        progress(f"PyG {release.version}", "building", False)
+        wheels = [
+            building.build_pyg(release, release.patches, source, dest),
+            *building.copy(wheels, dest),
+        ]
+        progress(f"PyG {release.version}", "built", True)
+    modules = ["torch_geometric", *(extension.module for extension in chosen)]
+    with _progress() as notify, tempfile.TemporaryDirectory(prefix="pyg-threadsafe-") as name:
+        notify("Installing the wheels into a fresh environment ...")
+        environment = Path(name) / "environment"
+        installed = building.check_installed(wheels, modules, target, environment)
+        proof = None
+        if cuda is not None and interpreter.gpus:
+            proof = proving.prove(
+                release, catalogue.classes, source, installed, notify, device="cuda"
+            )
+    torch_of = f"torch {interpreter.torch}, Python {interpreter.version}"
+    out.print(Text.assemble((str(_relative(dest)), "bold"), f": for {torch_of}"))
+    for wheel in wheels:
+        out.print(Text(f"  {wheel.name}  {wheel.stat().st_size / 1e6:.1f} MB"))
+        if cuda is not None and wheel != wheels[0]:
+            out.print(Text(f"    {building.check_cuda_wheel(wheel, cuda)}", style="dim"))
+    out.print(f"Installed and imported: {', '.join(modules)}.")
+    if proof is not None:
+        _show_proof(proof, catalogue)
+    if cuda is not None and proof is None:
+        out.print("No GPU is at hand, so the threaded tests did not run on one.")
+    out.print("Next:")
+    out.print(Text(f"  {building.pip_line(wheels, interpreter, _relative(dest))}"))
+    if proof is not None and proof.problems():
+        raise ProofError(" ".join(proof.problems()))
+
+
+@cli.command(epilog=EXIT_CODES)
+@click.option(
+    "--results",
     type=click.Path(path_type=Path),
-    metavar="PATH",
-    help="The interpreter to make it with.",
+    default=reporting.RESULTS,
+    metavar="DIR",
+    help="Where the matrix left its results.  [default: build/matrix]",
+)
+@click.option(
+    "--render",
+    is_flag=True,
+    help="Make page and picture anew from docs/status.json, and gather nothing.",
+)
+def report(results: Path, render: bool) -> None:
+    """Gather what the matrix saw into docs/status.md, with a picture.
+
+    The environments of tox leave their results in build/matrix.
+    """
+    catalogue = releases.load()
+    if render:
+        status = reporting.load(reporting.DATA.read_text(encoding="utf-8"))
+    else:
+        expected = _default_environments()
+        status = reporting.gather(results, catalogue, expected, "scripts/kit.sh report")
+    reporting.draw(status, catalogue, reporting.PICTURE)
+    page = reporting.render(status, catalogue)
+    for file, text in ((reporting.DATA, reporting.dump(status)), (reporting.PAGE, page)):
+        patching.replace(file, text.encode())
+        out.print(str(_relative(file)))
+    out.print(str(_relative(reporting.PICTURE)))
+    bad = [cell.environment for cell in status.cells if not cell.holds]
+    out.print(
+        f"{len(status.cells)} environments, {len(bad)} not as they must be, "
+        f"{len(status.missing)} of the default list not run."
+    )
+    if bad:
+        raise ProofError(f"Not as they must be: {', '.join(bad)}. {reporting.PAGE.name} says why.")
+
+
+def _default_environments() -> list[str]:
+    """The environments that tox runs by default; tox itself reads `tox.ini`."""
+    command = [sys.executable, "-m", "tox", "list", "-d", "--no-desc", "-q"]
+    result = run(command, cwd=releases.ROOT)
+    if result.returncode != 0:
+        raise ToolError(f"'tox list' failed: {last_lines(result.stderr)} Is tox.ini as committed?")
+    return result.stdout.split()
+
+
+@cli.command(epilog=EXIT_CODES)
+@_torch_options
+@click.option(
+    "--extensions", is_flag=True, help="With torch-scatter and its like, built where need be."
 )
 @click.option("--link", is_flag=True, help="Let the environment of --python import from it.")
-def env(torch: str, python: Path | None, link: bool) -> None:
-    """Make the shared environment for a torch, and print its interpreter."""
+def env(torch: str, python: Path | None, extensions: bool, link: bool) -> None:
+    """Make the shared environment for a torch, and print its interpreter.
+
+    --python names the interpreter to make it with.
+    """
     base = python or environments.current_python()
     with _progress() as notify:
         shared = environments.ensure(torch, base, notify)
+    if extensions:
+        shared = _with_extensions(shared, sources.default_cache(), offline=False)
     if link:
-        environments.link(base, shared)
+        environments.link(base, *environments.packages(shared))
     out.print(str(shared))
+
+
+def _with_extensions(shared: Path, cache: Path, *, offline: bool) -> Path:
+    """Returns the environment that has the extensions as well, building those on first use."""
+    target = building.Target(environments.describe(shared, with_torch=True), None)
+    chosen = building.select(["all"])
+    building.check_fit(chosen, target.interpreter.torch)
+    with _build_progress() as progress:
+        wheels = building.build_extensions(chosen, target, cache, progress, offline=offline)
+    directory = shared.parents[1]
+    return environments.with_wheels(
+        target.interpreter, wheels, directory.with_name(f"{directory.name}-extensions")
+    )

@@ -3,10 +3,12 @@
 import json
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock
+from packaging.version import Version
 
 from kit.errors import ToolError
 from kit.processes import last_lines, run
@@ -17,12 +19,52 @@ TORCH = "2.13.0"
 
 _DESCRIBE = """
 import json, platform, sys, sysconfig
-print(json.dumps({
+described = {
+    "path": sys.executable,
+    "version": platform.python_version(),
     "tag": sys.implementation.cache_tag
     + ("t" if sysconfig.get_config_var("Py_GIL_DISABLED") else ""),
+    "platform": sysconfig.get_platform(),
     "site_packages": sysconfig.get_path("purelib"),
-}))
+    "include": sysconfig.get_path("include"),
+}
+if "torch" in sys.argv:
+    import torch
+    gpus = range(torch.cuda.device_count())
+    described["torch"] = torch.__version__
+    described["cuda"] = torch.version.cuda
+    described["gpus"] = [
+        "{}.{}".format(*torch.cuda.get_device_capability(gpu)) for gpu in gpus
+    ]
+print(json.dumps(described))
 """
+
+
+@dataclass(frozen=True)
+class Interpreter:
+    """What an interpreter says of itself.
+
+    Attributes:
+        path: Where it lies.
+        version: Such as `3.11.7`.
+        tag: Such as `cpython-311`; `cpython-313t` without the GIL.
+        platform: Such as `linux-x86_64`.
+        site_packages: Where its packages are.
+        include: Where its C headers are.
+        torch: The version of its torch with the build, such as `2.13.0+cpu`; "" if not asked for.
+        cuda: The CUDA version of that build; None for a CPU build.
+        gpus: The architectures of the GPUs that it sees, such as `9.0`.
+    """
+
+    path: Path
+    version: str
+    tag: str
+    platform: str
+    site_packages: Path
+    include: Path
+    torch: str = ""
+    cuda: str | None = None
+    gpus: tuple[str, ...] = ()
 
 
 def ensure(torch: str, base: Path, notify: Callable[[str], None]) -> Path:
@@ -39,7 +81,7 @@ def ensure(torch: str, base: Path, notify: Callable[[str], None]) -> Path:
     Raises:
         ToolError: If it cannot be made.
     """
-    directory = ROOT / ".kit" / f"torch-{torch}-{_describe(base)['tag']}"
+    directory = ROOT / ".kit" / f"torch-{torch}-{describe(base).tag}"
     python = directory / "bin" / "python"
     complete = directory / "made-from.json"
     wanted = json.dumps(read_toml(ROOT / "pyproject.toml")["dependency-groups"]["pyg"])
@@ -56,12 +98,14 @@ def ensure(torch: str, base: Path, notify: Callable[[str], None]) -> Path:
             "install",
             "--quiet",
             "--disable-pip-version-check",
+            # Rather an older wheel than a newer source: few Pythons have all wheels.
+            "--prefer-binary",
         ]
         commands: list[list[str | Path]] = [
             [base, "-m", "venv", directory],
             # Dependency groups need pip 25.1.
             [*pip, "--upgrade", "pip>=25.1"],
-            [*pip, f"torch=={torch}", "--group", "pyg"],
+            [*pip, f"torch=={torch}", *of_its_time(torch), "--group", "pyg"],
         ]
         for command in commands:
             result = run(command, cwd=ROOT)
@@ -75,23 +119,88 @@ def ensure(torch: str, base: Path, notify: Callable[[str], None]) -> Path:
     return python
 
 
-def link(python: Path, shared: Path) -> None:
-    """Lets one environment import what a shared one holds, through a `.pth` file.
+def of_its_time(torch: str) -> list[str]:
+    """Returns what pip must be told beside an older torch, which does not say so itself."""
+    # Built before NumPy 2, and (up to 2.0) with pkg_resources in its build tools.
+    return ["numpy<2", "setuptools<70"] if Version(torch) < Version("2.3") else []
+
+
+def with_wheels(shared: Interpreter, wheels: Sequence[Path], directory: Path) -> Path:
+    """Makes a small environment that imports what a shared one holds, and some wheels.
+
+    Args:
+        shared: The interpreter of the shared environment.
+        wheels: What to install on top.
+        directory: Where to make it. What was made there for the same wheels is kept.
+
+    Returns:
+        Its interpreter.
+
+    Raises:
+        ToolError: If it cannot be made.
+    """
+    directory.parent.mkdir(exist_ok=True)
+    python = directory / "bin" / "python"
+    complete = directory / "made-from.json"
+    wanted = json.dumps([str(shared.site_packages), *map(str, wheels)])
+    with FileLock(f"{directory}.lock"):
+        if complete.exists() and complete.read_text(encoding="utf-8") == wanted:
+            return python
+        shutil.rmtree(directory, ignore_errors=True)
+        pip: list[str | Path] = [shared.path, "-m", "pip", "--python", python, "install", "--quiet"]
+        pip += ["--disable-pip-version-check", "--no-deps", "--no-index", *wheels]
+        venv: list[str | Path] = [shared.path, "-m", "venv", "--without-pip", directory]
+        for command in (venv, pip):
+            result = run(command)
+            if result.returncode != 0:
+                raise ToolError(
+                    f"The wheels could not be installed in {directory}: "
+                    f"{last_lines(result.stderr)} Check the disk."
+                )
+        link(python, shared.site_packages)
+        complete.write_text(wanted, encoding="utf-8")
+    return python
+
+
+_LINK = "shared.pth"
+
+
+def link(python: Path, *shared: Path) -> None:
+    """Lets one environment import what others hold, through a `.pth` file.
 
     Args:
         python: The interpreter that is to see the packages.
-        shared: The interpreter of the environment that holds them.
+        shared: Directories with packages, the first one first.
     """
-    pth = Path(_describe(python)["site_packages"]) / "shared-torch.pth"
-    pth.write_text(_describe(shared)["site_packages"] + "\n", encoding="utf-8")
+    pth = describe(python).site_packages / _LINK
+    pth.write_text("".join(f"{directory}\n" for directory in shared), encoding="utf-8")
 
 
-def _describe(python: Path) -> dict[str, str]:
-    result = run([python, "-c", _DESCRIBE])
+def packages(python: Path) -> list[Path]:
+    """Returns the directories that an environment of the kit's imports packages from."""
+    own = describe(python).site_packages
+    # Python does not follow a link in a directory that is itself linked to.
+    linked = (own / _LINK).read_text(encoding="utf-8") if (own / _LINK).exists() else ""
+    return [own, *map(Path, linked.splitlines())]
+
+
+def describe(python: Path, *, with_torch: bool = False) -> Interpreter:
+    """Asks an interpreter what it is, and for its torch.
+
+    Raises:
+        ToolError: If it does not run, or has no torch.
+    """
+    result = run([python, "-c", _DESCRIBE, *(["torch"] if with_torch else [])])
     if result.returncode != 0:
-        raise ToolError(f"{python} does not run: {last_lines(result.stderr)} Name a Python 3.")
-    described: dict[str, str] = json.loads(result.stdout)
-    return described
+        raise ToolError(
+            f"{python} does not run: {last_lines(result.stderr)} Name a Python 3"
+            f"{' that has torch' if with_torch else ''}."
+        )
+    described = json.loads(result.stdout.splitlines()[-1])
+    for name in ("path", "site_packages", "include"):
+        described[name] = Path(described[name])
+    described["gpus"] = tuple(described.get("gpus", ()))
+    return Interpreter(**described)
 
 
 def check_imports(python: Path, tree: Path, release: Release) -> None:

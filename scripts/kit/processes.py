@@ -1,8 +1,10 @@
 """The one door to child processes."""
 
 import os
+import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from kit.errors import ToolError
@@ -42,18 +44,11 @@ def run(
         ToolError: If the program does not exist, or is none.
         subprocess.TimeoutExpired: If it ran for longer than `timeout`.
     """
-    # Git sets GIT_DIR and others for its hooks; a kit run from one (pre-commit)
-    # would work on the wrong repository.
-    inherited = {
-        key: value
-        for key, value in os.environ.items()
-        if not key.startswith("GIT_") or key in ("GIT_SSH", "GIT_SSH_COMMAND", "GIT_SSL_CAINFO")
-    }
     try:
         return subprocess.run(
             [str(part) for part in command],
             cwd=cwd,
-            env={**inherited, **(env or {})},
+            env={**_inherited(), **(env or {})},
             input=stdin if stdin is not None else "",
             capture_output=True,
             text=True,
@@ -64,6 +59,80 @@ def run(
         raise ToolError(f"{command[0]} was not found. Install it, and call this again.") from None
     except OSError as error:
         raise ToolError(f"{command[0]} cannot be run ({error.strerror}). Name a program.") from None
+
+
+def _inherited() -> dict[str, str]:
+    # Git sets GIT_DIR and others for its hooks; a kit run from one (pre-commit)
+    # would work on the wrong repository.
+    return {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith("GIT_") or key in ("GIT_SSH", "GIT_SSH_COMMAND", "GIT_SSL_CAINFO")
+    }
+
+
+def run_logged(
+    command: Sequence[str | Path],
+    log: Path,
+    *,
+    env: Mapping[str, str],
+    watch: Callable[[str], None],
+    stop: threading.Event,
+) -> int:
+    """Runs a command that takes long, writes what it prints to a file, and returns its exit status.
+
+    Args:
+        command: The program and its arguments.
+        log: The file to write.
+        env: Variables to set on top of the inherited ones.
+        watch: Is shown each line.
+        stop: Once it is set, the command and all that it has started are killed.
+
+    Raises:
+        ToolError: If the program does not exist.
+        KeyboardInterrupt: If it was stopped.
+    """
+    with log.open("w", encoding="utf-8") as file:
+        try:
+            process = subprocess.Popen(
+                [str(part) for part in command],
+                env={**_inherited(), **env},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                # A group of its own, such that compilers end with it.
+                start_new_session=True,
+            )
+        except FileNotFoundError:
+            raise ToolError(f"{command[0]} was not found. Install it first.") from None
+        done = threading.Event()
+
+        def kill_on_stop() -> None:
+            while not done.wait(0.2):
+                if stop.is_set():
+                    os.killpg(process.pid, signal.SIGKILL)
+                    return
+
+        killer = threading.Thread(target=kill_on_stop, daemon=True)
+        killer.start()
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                file.write(line)
+                file.flush()
+                watch(line)
+            return_code = process.wait()
+        finally:
+            done.set()
+            killer.join()
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+    if stop.is_set():
+        raise KeyboardInterrupt
+    return return_code
 
 
 def git(*arguments: str | Path, cwd: Path, env: Mapping[str, str] | None = None) -> str:

@@ -56,11 +56,20 @@ def _clean(*counts: dict[str, Any]) -> bool:
 
 @dataclass
 class Proof:
-    """What was measured of one release."""
+    """What was measured of one release.
+
+    Attributes:
+        release: The release.
+        python: The version of Python.
+        torch: The version of torch.
+        gil: Whether the global interpreter lock was on, once all calls were made.
+        layers: What was measured of each layer.
+    """
 
     release: Release
     python: str = ""
     torch: str = ""
+    gil: bool = True
     layers: list[LayerProof] = field(default_factory=list)
 
     def problems(self) -> list[str]:
@@ -73,6 +82,7 @@ class Proof:
             "release": self.release.version,
             "python": self.python,
             "torch": self.torch,
+            "gil": self.gil,
             "layers": {
                 layer.layer: {
                     "status": layer.status,
@@ -92,6 +102,9 @@ def prove(
     source: sources.Source,
     python: Path,
     notify: Callable[[str], None],
+    *,
+    device: str = "cpu",
+    with_latency: bool = True,
 ) -> Proof:
     """Runs the threaded tests of a release on its pristine and on its patched tree.
 
@@ -101,6 +114,8 @@ def prove(
         source: Where to get it from.
         python: An interpreter with torch and what the release needs.
         notify: Is told what is under way.
+        device: Where the threads compute: `cpu` or `cuda`.
+        with_latency: Whether to compare the latency too, on the CPU.
 
     Raises:
         ToolError: If PyG cannot be imported, or the program that runs there fails.
@@ -114,15 +129,18 @@ def prove(
         proof = Proof(release)
         for layer, status in release.status.items():
             test = patched / _touched(release, f"regression_test/{layer}.patch")
+            code = [p for p in release.patches if p.series == layer and p.is_for_library]
             counts = {}
-            for tree in (pristine, patched):
+            for tree in (pristine, patched) if code else (pristine,):
                 notify(f"{layer}: threads on the {tree.name} tree ...")
-                counts[tree.name] = _run(python, tree, "threads", test)
+                counts[tree.name] = _run(python, tree, "threads", test, device)
                 proof.python = counts[tree.name].pop("python")
                 proof.torch = counts[tree.name].pop("torch")
+                proof.gil = counts[tree.name].pop("gil")
+            # Where no patch changes the layer, both trees run the same code.
+            counts.setdefault("patched", counts["pristine"])
             latency = None
-            code = [p for p in release.patches if p.series == layer and p.is_for_library]
-            if code:
+            if code and with_latency:
                 notify(f"{layer}: latency, patched against pristine ...")
                 file = patched / code[0].changes[0].path
                 latency = _run(python, pristine, "latency", classes[layer], file)

@@ -87,7 +87,7 @@ def materialize(release: Release, source: Source, dest: Path) -> str:
         git("reset", "--quiet", "--hard", "FETCH_HEAD", cwd=dest)
         origin = f"upstream's git repository, commit {repository.stem[:12]}, as pinned"
     else:
-        unpack(_cached_archive(release, source), dest)
+        unpack(archive(release, source), dest)
         git("add", "--all", "--force", cwd=dest)
         message = f"PyG {release.version}, as on PyPI ({release.archive})"
         git("commit", "--quiet", f"--message={message}", cwd=dest)
@@ -108,7 +108,7 @@ def extract(release: Release, source: Source, paths: Collection[str], dest: Path
     if kind is Kind.GIT:
         extract_commit(release, source, paths, dest)
     else:
-        unpack(_cached_archive(release, source), dest, paths)
+        unpack(archive(release, source), dest, paths)
 
 
 def extract_commit(release: Release, source: Source, paths: Collection[str], dest: Path) -> None:
@@ -252,8 +252,12 @@ def _fetch(release: Release, source: Source, repository: Path) -> None:
     )
 
 
-def _cached_archive(release: Release, source: Source) -> Path:
-    """Returns the release's archive in the cache, checked against its pin."""
+def archive(release: Release, source: Source) -> Path:
+    """Returns the release's archive in the cache, checked against its pin.
+
+    Raises:
+        SourceError: If it cannot be had, or is not what its pin says.
+    """
     path = source.cache / "archives" / release.archive
     with _locked(path, release.archive, source):
         if path.exists():

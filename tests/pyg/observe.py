@@ -1,12 +1,11 @@
 """Runs `GATv2Conv` of the PyG on the path, and prints what it does as one line of JSON.
 
-    python observe.py NAME [ARGUMENT ...]       NAME is one of the functions below
+    python observe.py NAME[:ARGUMENT] ...       NAME is one of the functions below
 
 Imports torch and PyG alone, so that it runs on every release. A tensor is shown
-as a digest of its bytes: two results are the same if they are the same bit for bit.
+as a digest of its bytes. What is asked for in one call is done in one process.
 """
 
-import hashlib
 import inspect
 import itertools
 import json
@@ -20,19 +19,10 @@ from typing import Any
 
 import torch
 import torch_geometric
+from digests import SPARSE_FORMS, SparseTensor, digest, observed
 from torch_geometric.nn import GATv2Conv
 
-try:
-    from torch_sparse import SparseTensor
-except ImportError:
-    SparseTensor = None
-
 PARAMETERS = inspect.signature(GATv2Conv.__init__).parameters
-
-# PyG takes the sparse tensors of torch from 2.3.0 on.
-VERSION = tuple(int(part) for part in torch_geometric.__version__.split(".")[:2])
-SPARSE_FORMS = ["csr", "csc"] if VERSION >= (2, 3) else []
-SPARSE_FORMS += ["SparseTensor"] if SparseTensor else []
 
 # What is varied. A release takes those that its layer knows.
 FACTORS: dict[str, list[Any]] = {
@@ -55,40 +45,6 @@ FACTORS: dict[str, list[Any]] = {
 }
 LAYER_FACTORS = list(FACTORS)[:10]
 NUM_SETTINGS = 400
-
-
-def digest(value: Any) -> Any:
-    """Shows a result such that equal means equal bit for bit (and NaN equals NaN)."""
-    if isinstance(value, torch.Tensor):
-        if value.layout in (torch.sparse_csr, torch.sparse_csc):
-            compressed = value.layout == torch.sparse_csr
-            parts = (
-                (value.crow_indices(), value.col_indices())
-                if compressed
-                else (value.ccol_indices(), value.row_indices())
-            )
-            return [str(value.layout), digest([*parts, value.values()])]
-        if value.layout == torch.sparse_coo:
-            value = value.coalesce()
-            return ["coo", digest([value.indices(), value.values()])]
-        value = value.detach().contiguous()
-        if value.is_floating_point():
-            value = torch.where(value.isnan(), torch.full_like(value, float("nan")), value)
-        data = value.flatten().view(torch.uint8).numpy().tobytes() if value.numel() else b""
-        return [str(value.dtype), list(value.shape), hashlib.sha256(data).hexdigest()]
-    if SparseTensor is not None and isinstance(value, SparseTensor):
-        return ["SparseTensor", digest(list(value.coo()))]
-    if isinstance(value, (list, tuple)):
-        return [digest(item) for item in value]
-    return value
-
-
-def observed(function: Callable[[], Any]) -> Any:
-    """What a call returns, or how it fails."""
-    try:
-        return {"result": digest(function())}
-    except Exception as error:
-        return {"error": f"{type(error).__name__}: {error}"}
 
 
 def get_graph(setting: dict[str, Any], dtype: torch.dtype) -> Any:
@@ -361,11 +317,21 @@ def load(directory: str) -> Any:
     ]
 
 
-def main(name: str, *arguments: str) -> None:
+def conv_suite() -> Any:
+    """Every layer that the release exports."""
+    import conv_suite
+
+    return conv_suite.run()
+
+
+def main(*requests: str) -> None:
     warnings.simplefilter("ignore")
     # With more threads, sums may differ in the last bit from run to run.
     torch.set_num_threads(1)
-    seen = globals()[name](*arguments)
+    seen = {}
+    for request in requests:
+        name, *arguments = request.split(":", 1)
+        seen[request] = globals()[name](*arguments)
     print(json.dumps({"torch_geometric": torch_geometric.__file__, "seen": seen}))
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import run_observe
 
 pytestmark = pytest.mark.usefixtures("affected")
 
@@ -37,8 +38,8 @@ def test_jit(observe: Observe) -> None:
 
 @pytest.mark.parametrize("backend", ["eager", "inductor"])
 def test_compile(observe: Observe, backend: str) -> None:
-    pristine = observe("pristine", "compiled", backend)
-    compare_compiled(pristine, observe("patched", "compiled", backend), "torch.compile")
+    pristine = observe("pristine", f"compiled:{backend}")
+    compare_compiled(pristine, observe("patched", f"compiled:{backend}"), "torch.compile")
 
 
 def compare_compiled(pristine: dict[str, Any], patched: dict[str, Any], compiler: str) -> None:
@@ -78,6 +79,13 @@ def test_subclass_is_told_what_to_change(observe: Observe) -> None:
 
 
 @pytest.mark.parametrize("writer, reader", [("pristine", "patched"), ("patched", "pristine")])
-def test_pickles_cross(observe: Observe, tmp_path: Path, writer: str, reader: str) -> None:
-    written = observe(writer, "dump", tmp_path)
-    assert observe(reader, "load", tmp_path) == written
+def test_pickles_cross(
+    observe: Observe,
+    trees: dict[str, Path],
+    pickles: dict[str, Path],
+    writer: str,
+    reader: str,
+) -> None:
+    load = f"load:{pickles[writer]}"
+    written = observe(writer, f"dump:{pickles[writer]}")
+    assert run_observe(trees[reader], load) == {load: written}

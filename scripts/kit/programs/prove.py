@@ -1,7 +1,7 @@
 """Runs inside a PyG environment, and imports nothing of the kit.
 
-    python prove.py threads TEST              PYTHONPATH: the tree to try
-    python prove.py latency CLASS FILE        PYTHONPATH: the pristine tree
+    python prove.py threads TEST DEVICE             PYTHONPATH: the tree to try
+    python prove.py latency CLASS FILE       PYTHONPATH: the pristine tree
 
 `threads` runs the helpers of a threaded regression test and counts how the calls
 ended. `latency` times a layer against its patched version, in turn. Both print
@@ -49,9 +49,22 @@ def count(outcomes: list[str]) -> dict[str, int]:
     }
 
 
-def threads(test_file: str) -> dict[str, Any]:
+def move_to(test: ModuleType, device: str) -> None:
+    """Makes the helpers of a regression test use layers and graphs on another device."""
+    get_conv, get_graph = test.get_conv, test.get_graph
+    test.get_conv = lambda: get_conv().to(device)  # type: ignore[attr-defined]
+    test.get_graph = lambda *args, **kwargs: tuple(  # type: ignore[attr-defined]
+        tensor.to(device) for tensor in get_graph(*args, **kwargs)
+    )
+    # Results are compared bit for bit, and a GPU adds in any order unless told not to.
+    torch.use_deterministic_algorithms(True)
+
+
+def threads(test_file: str, device: str) -> dict[str, Any]:
     """Forces the interleaving, then stresses the layer."""
     test = load("regression_test", test_file)
+    if device != "cpu":
+        move_to(test, device)
     interleaved = []
     spoiled_rounds = 0
     for _ in range(INTERLEAVED_ROUNDS):
@@ -59,9 +72,11 @@ def threads(test_file: str) -> dict[str, Any]:
         spoiled_rounds += outcomes != ["right", "right"]
         interleaved += outcomes
     stress = test.run_stress(test.get_conv(), STRESS_THREADS, STRESS_CALLS)
+    # An extension that does not know of free threading turns the lock on again.
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
+        "gil": getattr(sys, "_is_gil_enabled", lambda: True)(),
         "interleaved": {
             **count(interleaved),
             "rounds": INTERLEAVED_ROUNDS,

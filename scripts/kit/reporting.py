@@ -1,0 +1,361 @@
+"""The status page: what the matrix saw, as text and as a picture."""
+
+import datetime
+import json
+import os
+import platform
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from packaging.version import Version
+
+from kit.errors import SourceError
+from kit.releases import ROOT, Catalogue
+
+# Where the environments of the matrix leave their results.
+RESULTS = ROOT / "build" / "matrix"
+
+# The page, and what it is made from. The data are kept, so that anybody can see
+# that the page says what they say.
+PAGE = ROOT / "docs" / "status.md"
+DATA = ROOT / "docs" / "status.json"
+PICTURE = ROOT / "docs" / "status.svg"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What one environment of the matrix saw.
+
+    Attributes:
+        environment: Its name in tox.
+        release: The version of PyG.
+        python: The version of Python, with a `t` where the GIL was off throughout.
+        torch: The version of torch with its build, such as `2.13.0+cpu`.
+        extensions: Whether torch-scatter and its like were there.
+        when: When its tests started, in UTC (ISO 8601).
+        tests: How many tests passed, failed and were skipped.
+        properties: What the tests recorded, such as how many layers they ran.
+        layers: Status and counts of calls of each layer, as `prove` gives them.
+        problems: What `prove` found, in sentences.
+    """
+
+    environment: str
+    release: str
+    python: str
+    torch: str
+    extensions: bool
+    when: str
+    tests: dict[str, int]
+    properties: dict[str, str]
+    layers: dict[str, Any]
+    problems: list[str]
+
+    @property
+    def column(self) -> str:
+        """Its column: torch, extensions, and Python where that is not the usual one."""
+        words = f"torch {self.torch.split('+')[0]}"
+        if self.extensions:
+            words += " + extensions"
+        return words + (f", Python {self.python}" if self.python.endswith("t") else "")
+
+    @property
+    def holds(self) -> bool:
+        """Whether everything was as it must be."""
+        return not self.tests["failed"] and self.tests["passed"] > 0 and not self.problems
+
+
+@dataclass(frozen=True)
+class Status:
+    """The whole of it.
+
+    Attributes:
+        machine: What it ran on, in words.
+        command: What gathered it.
+        cells: One an environment.
+        missing: The environments of the default list that have left no result.
+    """
+
+    machine: str
+    command: str
+    cells: list[Cell]
+    missing: list[str]
+
+
+def gather(directory: Path, catalogue: Catalogue, expected: Sequence[str], command: str) -> Status:
+    """Reads the results that the environments of the matrix have left.
+
+    Args:
+        directory: Holds `<environment>.xml` (pytest) and `<environment>.json` (prove).
+        catalogue: The pinned releases, whose order is that of the cells.
+        expected: The environments of the default list.
+        command: What the page is to name as its maker.
+
+    Raises:
+        SourceError: If there are no results, or a file is none.
+    """
+    cells = []
+    for proof_file in sorted(directory.glob("*.json")):
+        tests_file = proof_file.with_suffix(".xml")
+        try:
+            proof = json.loads(proof_file.read_text(encoding="utf-8"))
+            # Written by pytest, on this machine.
+            suite = ElementTree.parse(tests_file).getroot().find("testsuite")  # noqa: S314
+            assert suite is not None
+            cells.append(_cell(proof_file.stem, proof, suite))
+        except (OSError, ValueError, KeyError, AssertionError, ElementTree.ParseError) as error:
+            raise SourceError(
+                f"{proof_file} and {tests_file.name} are not what an environment of the matrix "
+                f"leaves there ({type(error).__name__}: {error}). Run it again: tox run -e "
+                f"{proof_file.stem}."
+            ) from None
+    if not cells:
+        raise SourceError(
+            f"{directory} holds no results of the matrix. Run it first: scripts/test.sh, or 'tox "
+            f"run -e pyg240-torch213'."
+        )
+    order = [release.version for release in catalogue.releases]
+    cells.sort(key=lambda cell: (order.index(cell.release), cell.column))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    machine = f"{platform.system()} {platform.machine()}, {cores} cores"
+    found = {cell.environment for cell in cells}
+    return Status(machine, command, cells, [name for name in expected if name not in found])
+
+
+def _cell(name: str, proof: dict[str, Any], suite: ElementTree.Element) -> Cell:
+    counts = {key: int(suite.get(key, 0)) for key in ("tests", "failures", "errors", "skipped")}
+    failed = counts["failures"] + counts["errors"]
+    when = datetime.datetime.fromisoformat(suite.get("timestamp", ""))
+    properties = {str(item.get("name")): str(item.get("value")) for item in suite.iter("property")}
+    return Cell(
+        environment=name,
+        release=proof["release"],
+        python=proof["python"] + ("" if proof["gil"] else "t"),
+        torch=proof["torch"],
+        extensions=name.endswith("-ext"),
+        when=when.astimezone(datetime.timezone.utc).isoformat(timespec="minutes"),
+        tests={
+            "passed": counts["tests"] - failed - counts["skipped"],
+            "failed": failed,
+            "skipped": counts["skipped"],
+        },
+        properties=properties,
+        layers={
+            layer: {key: found[key] for key in ("status", "pristine", "patched")}
+            for layer, found in proof["layers"].items()
+        },
+        problems=proof["problems"],
+    )
+
+
+def dump(status: Status) -> str:
+    """The data as JSON."""
+    return json.dumps(asdict(status), indent=1, sort_keys=True) + "\n"
+
+
+def load(text: str) -> Status:
+    """Reads what `dump` wrote."""
+    data = json.loads(text)
+    return Status(**{**data, "cells": [Cell(**cell) for cell in data["cells"]]})
+
+
+def columns(status: Status) -> list[str]:
+    """The columns of table and picture: by torch, the newest first, extensions first."""
+    found = {cell.column: cell for cell in status.cells}
+
+    def rank(column: str) -> tuple[Any, ...]:
+        cell = found[column]
+        return (cell.python.endswith("t"), [-part for part in Version(cell.torch).release], column)
+
+    return sorted(sorted(found, reverse=True), key=lambda column: rank(column)[:2])
+
+
+def share(counts: dict[str, int], key: str) -> float:
+    """Which part of the calls ended in one way."""
+    return counts[key] / counts["calls"]
+
+
+def render(status: Status, catalogue: Catalogue) -> str:
+    """The page, in Markdown."""
+    times = sorted(cell.when for cell in status.cells)
+    lines = [
+        "# What the matrix saw",
+        "",
+        f"Made by `{status.command}`; nothing here is typed by hand. The "
+        f"{len(status.cells)} environments ran from {_minute(times[0])} to {_minute(times[-1])}, "
+        f"on {status.machine}. The data are in [status.json](status.json).",
+        "",
+        "![PyG releases by torch: how threaded calls ended, before and after](status.svg)",
+        "",
+    ]
+    bad = [cell for cell in status.cells if not cell.holds]
+    if bad:
+        lines += ["**Not as it must be:**", ""]
+        for cell in bad:
+            why = [f"{cell.tests['failed']} tests failed"] * bool(cell.tests["failed"])
+            lines.append(f"- `{cell.environment}`: {'; '.join([*why, *cell.problems])}")
+        lines.append("")
+    else:
+        lines += [f"All {len(status.cells)} are as they must be.", ""]
+    if status.missing:
+        quoted = ", ".join(f"`{name}`" for name in status.missing)
+        lines += [f"Of the default list, these have not run: {quoted}.", ""]
+    for layer, name in catalogue.classes.items():
+        lines += [
+            f"## {name}",
+            "",
+            "How the calls of eight threads that share a layer ended on the release as upstream "
+            "made it: crashed, silently wrong; then the same once patched. Each cell also "
+            "forces the race in a number of rounds, and demands that each of them fails "
+            "before on an affected release, and none after.",
+            "",
+            *_table(status, layer),
+            "",
+        ]
+    lines += ["## Environments", "", *_environments(status), ""]
+    left_out = {word for cell in status.cells for word in _listed(cell, "layers_left_out")}
+    lacking = {word for cell in status.cells for word in _listed(cell, "layers_lacking")}
+    lines += [
+        "*Layers* are those of `torch_geometric.nn.conv` that the suite runs, *calls* how many "
+        "of their calls gave the same on both trees, bit for bit; those that fail on the "
+        "pristine release as well are in brackets. "
+        f"Left out, with reasons in `tests/pyg/conv_suite.py`: {', '.join(sorted(left_out))}. "
+        f"Where torch-cluster, torch-spline-conv or pyg-lib is missing, these cannot run "
+        f"either: {', '.join(sorted(lacking)) or 'none'}.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _minute(when: str) -> str:
+    return datetime.datetime.fromisoformat(when).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def _words(cell: Cell, key: str) -> str:
+    return cell.properties.get(key, "")
+
+
+def _listed(cell: Cell, key: str) -> list[str]:
+    return [word for word in _words(cell, key).split(", ") if word]
+
+
+def _table(status: Status, layer: str) -> list[str]:
+    heads = columns(status)
+    rows = ["| PyG | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
+    releases = list(dict.fromkeys(cell.release for cell in status.cells))
+    by_place = {(cell.release, cell.column): cell for cell in status.cells}
+    for release in releases:
+        row = [release]
+        for column in heads:
+            cell = by_place.get((release, column))
+            row.append(_summary(cell.layers[layer]) if cell and layer in cell.layers else "")
+        rows.append("| " + " | ".join(row) + " |")
+    return rows
+
+
+def _summary(found: dict[str, Any]) -> str:
+    before, after = (found[tree]["stress"] for tree in ("pristine", "patched"))
+    words = [
+        ", ".join(f"{share(counts, key):.1%}" for key in ("crashed", "silently_wrong"))
+        for counts in (before, after)
+    ]
+    return f"{words[0]} → {words[1]}" if found["status"] == "affected" else f"fixed: {words[1]}"
+
+
+def _environments(status: Status) -> list[str]:
+    rows = [
+        "| environment | Python | torch | tests passed (skipped) | layers | calls | forced rounds "
+        "that failed: before, after |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for cell in status.cells:
+        forced = [
+            ", ".join(
+                f"{found[tree]['interleaved']['spoiled_rounds']} of "
+                f"{found[tree]['interleaved']['rounds']}"
+                for tree in ("pristine", "patched")
+            )
+            for found in cell.layers.values()
+        ]
+        failing = _words(cell, "calls_that_fail_before")
+        row = [
+            f"`{cell.environment}`",
+            cell.python,
+            cell.torch,
+            f"{cell.tests['passed']} ({cell.tests['skipped']})",
+            _words(cell, "layers"),
+            f"{_words(cell, 'calls')} ({failing})",
+            "; ".join(forced),
+        ]
+        rows.append("| " + " | ".join(row) + " |")
+    return rows
+
+
+def draw(status: Status, catalogue: Catalogue, file: Path) -> None:
+    """Draws the picture: for each release and torch, the calls before and after, as two bars."""
+    # Here, since only this verb needs it, and it takes long to import.
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+    from matplotlib.patches import Patch, Rectangle
+
+    # The same data give the same bytes.
+    matplotlib.rcParams.update(
+        {"svg.hashsalt": "pyg-threadsafe", "svg.fonttype": "none", "font.size": 9}
+    )
+    colours = {"right": "#4c9f70", "crashed": "#e9a03b", "silently_wrong": "#c8373a"}
+    panels = {"interleaved": "two threads, forced", "stress": "eight threads, as it comes"}
+    layers = list(catalogue.classes)
+    heads = columns(status)
+    releases = list(dict.fromkeys(cell.release for cell in status.cells))
+    figure, axes = pyplot.subplots(
+        len(layers),
+        len(panels),
+        figsize=(
+            1.3 + 1.3 * len(heads) * len(panels),
+            0.8 + len(layers) * (0.7 + 0.27 * len(releases)),
+        ),
+        squeeze=False,
+        sharey=True,
+    )
+    places = ((i, j) for i in range(len(layers)) for j in range(len(panels)))
+    for (i, j), axis in zip(places, axes.flat, strict=True):
+        layer, panel = layers[i], list(panels)[j]
+        for cell in status.cells:
+            if layer not in cell.layers:
+                continue
+            x, y = heads.index(cell.column), releases.index(cell.release)
+            for tree, offset in (("pristine", 0.06), ("patched", 0.48)):
+                left = x + 0.06
+                for key, colour in colours.items():
+                    part = 0.88 * share(cell.layers[layer][tree][panel], key)
+                    axis.add_patch(Rectangle((left, y + offset), part, 0.36, color=colour, lw=0))
+                    left += part
+            if not cell.holds:
+                axis.text(x + 0.5, y + 0.5, "FAILED", ha="center", va="center", weight="bold")
+        axis.set_xlim(0, len(heads))
+        axis.set_ylim(len(releases), 0)
+        wrapped = [head.replace(" + ", "\n+ ").replace(", ", "\n") for head in heads]
+        axis.set_xticks([x + 0.5 for x in range(len(heads))], wrapped)
+        axis.xaxis.tick_top()
+        axis.set_yticks([y + 0.5 for y in range(len(releases))], releases)
+        axis.tick_params(length=0)
+        axis.set_title(f"{catalogue.classes[layer]}: {panels[panel]}", loc="left", weight="bold")
+        for spine in axis.spines.values():
+            spine.set_visible(False)
+    for i in range(len(layers)):
+        axes[i][0].set_ylabel("PyG; each as released (above), and patched (below)")
+    names = {"right": "right", "crashed": "crashed", "silently_wrong": "silently wrong"}
+    figure.legend(
+        handles=[Patch(color=colours[key], label=word) for key, word in names.items()],
+        title="Calls of threads that share a layer",
+        loc="lower center",
+        ncols=3,
+        frameon=False,
+    )
+    figure.tight_layout(rect=(0, 0.6 / figure.get_figheight(), 1, 1))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, metadata={"Date": None})
+    pyplot.close(figure)

@@ -1,0 +1,52 @@
+"""Shows results such that two are equal if they are the same bit for bit."""
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch_geometric
+
+try:
+    from torch_sparse import SparseTensor
+except ImportError:
+    SparseTensor = None
+
+# PyG takes the sparse tensors of torch from 2.3.0 on.
+VERSION = tuple(int(part) for part in torch_geometric.__version__.split(".")[:2])
+SPARSE_FORMS = ["csr", "csc"] if VERSION >= (2, 3) else []
+SPARSE_FORMS += ["SparseTensor"] if SparseTensor else []
+
+
+def digest(value: Any) -> Any:
+    """Shows a result such that equal means equal bit for bit (and NaN equals NaN)."""
+    if isinstance(value, torch.Tensor):
+        if value.layout in (torch.sparse_csr, torch.sparse_csc):
+            compressed = value.layout == torch.sparse_csr
+            parts = (
+                (value.crow_indices(), value.col_indices())
+                if compressed
+                else (value.ccol_indices(), value.row_indices())
+            )
+            return [str(value.layout), digest([*parts, value.values()])]
+        if value.layout == torch.sparse_coo:
+            value = value.coalesce()
+            return ["coo", digest([value.indices(), value.values()])]
+        value = value.detach().contiguous()
+        if value.is_floating_point():
+            value = torch.where(value.isnan(), torch.full_like(value, float("nan")), value)
+        data = value.flatten().view(torch.uint8).numpy().tobytes() if value.numel() else b""
+        return [str(value.dtype), list(value.shape), hashlib.sha256(data).hexdigest()]
+    if SparseTensor is not None and isinstance(value, SparseTensor):
+        return ["SparseTensor", digest(list(value.coo()))]
+    if isinstance(value, (list, tuple)):
+        return [digest(item) for item in value]
+    return value
+
+
+def observed(function: Callable[[], Any]) -> Any:
+    """What a call returns, or how it fails."""
+    try:
+        return {"result": digest(function())}
+    except Exception as error:
+        return {"error": f"{type(error).__name__}: {error}"}
