@@ -283,8 +283,8 @@ def _check_machine(target: Target, cache: Path) -> int:
     compiler = os.environ.get("CXX", "g++" if sys.platform != "darwin" else "clang++")
     if shutil.which(compiler.split()[0]) is None:
         raise ToolError(
-            f"No C++ compiler: {compiler} was not found. On Debian and Ubuntu: apt install g++. "
-            f"Or name one: CXX=clang++."
+            f"No C++ compiler: {compiler.split()[0]} was not found. On Debian and Ubuntu: apt "
+            f"install g++. Or name one: CXX=clang++."
         )
     include = target.interpreter.include
     if not (include / "Python.h").exists():
@@ -496,6 +496,10 @@ def _device_code(path: Path, cuobjdump: Path) -> set[str]:
     return found
 
 
+# The same sources give the same wheel: no time but the first that a zip file can hold.
+_SAME_BYTES = {"SOURCE_DATE_EPOCH": "315532800"}
+
+
 def build_pyg(
     release: Release, patches: Sequence[Patch], source: sources.Source, dest: Path
 ) -> Path:
@@ -535,13 +539,16 @@ def _pristine_wheel(release: Release, tree: Path, work: Path) -> Path:
     command: list[str | Path] = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"]
     command += ["--disable-pip-version-check", "--no-input", "--no-cache-dir"]
     command += ["--no-build-isolation", "--ignore-requires-python", "--wheel-dir", work, tree]
-    result = run(command)
+    result = run(command, env=_SAME_BYTES)
     wheel = _cached(work)
     if result.returncode != 0 or wheel is None:
+        # What pip says of the failure itself comes last, and tells nothing.
+        ours = ("note: ", "ERROR: Failed ", "[end of output]")
+        lines = [line for line in result.stderr.splitlines() if not line.strip().startswith(ours)]
+        said = last_lines("\n".join(lines), 1)
         raise ToolError(
-            f"The wheel of PyG {release.version} could not be built. pip said: "
-            f"{last_lines(result.stderr)} Expected its build backend in the kit's environment: "
-            f"remove .kit/kit, and call this again."
+            f"The wheel of PyG {release.version} could not be built. pip said: {said} Expected its "
+            f"build backend in the kit's environment: remove .kit/kit, and call this again."
         )
     return wheel
 
@@ -550,7 +557,7 @@ def _relabel(wheel: Path, tree: Path, patches: Sequence[Patch], work: Path, dest
     """Rewrites a wheel: the patched files of PyG's library, and the local version."""
 
     def tool(*arguments: str | Path) -> None:
-        result = run([sys.executable, "-m", "wheel", *arguments])
+        result = run([sys.executable, "-m", "wheel", *arguments], env=_SAME_BYTES)
         if result.returncode != 0:
             raise ToolError(f"'wheel {arguments[0]}' failed: {last_lines(result.stderr)}")
 

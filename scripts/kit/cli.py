@@ -57,8 +57,11 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 def main() -> NoReturn:
     """Runs the command line, and turns each foreseeable error into a message and an exit code."""
-    # As if by Ctrl-C: whatever is half done is undone on the way out.
-    signal.signal(signal.SIGTERM, _interrupt)
+    # SIGTERM as if by Ctrl-C: whatever is half done is undone on the way out.
+    for number in _INTERRUPTS:
+        # Where the shell has it ignored, as for a job in the background, it stays so.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _interrupt)
     try:
         code = cli.main(prog_name="scripts/kit.sh", standalone_mode=False)
     except KitError as error:
@@ -76,7 +79,13 @@ def main() -> NoReturn:
     sys.exit(code or 0)
 
 
+_INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
+
+
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    # A second one must not get in the way of undoing.
+    for each in _INTERRUPTS:
+        signal.signal(each, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 

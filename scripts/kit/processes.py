@@ -110,7 +110,7 @@ def run_logged(
         done = threading.Event()
 
         def kill_on_stop() -> None:
-            while not done.wait(0.2):
+            while not done.wait(0.05):
                 if stop.is_set():
                     os.killpg(process.pid, signal.SIGKILL)
                     return

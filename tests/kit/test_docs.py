@@ -2,13 +2,16 @@
 
 import configparser
 import re
+import subprocess
+import sys
 
 import pytest
-from kit import environments, releases
+from kit import building, environments, releases
 from kit.cli import cli
 from kit.releases import ROOT, Catalogue
 
 README = (ROOT / "README.md").read_text()
+BUILDING = (ROOT / "docs" / "building.md").read_text()
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 
 
@@ -50,24 +53,78 @@ def test_patches_named_in_the_docs_exist() -> None:
             assert (ROOT / "patches" / name).exists(), name
 
 
-def test_matrix(pinned: Catalogue) -> None:
+def read_tox() -> configparser.ConfigParser:
     tox = configparser.ConfigParser(interpolation=None)
     tox.read(ROOT / "tox.ini")
-    env = tox["testenv"]
+    return tox
+
+
+def tox_list(*options: str) -> list[str]:
+    command = [sys.executable, "-m", "tox", "list", "--no-desc", "-q", *options]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return result.stdout.split()
+
+
+def test_factors(pinned: Catalogue) -> None:
+    env = read_tox()["testenv"]
     versions = dict(re.findall(r"(pyg\w+): PYG_VERSION = (\S+)", env["set_env"]))
-    # Every release that needs no extensions, each under its own factor.
-    wanted = {r.version: r for r in pinned.releases if not r.needs_extensions}
-    assert {pinned.find(version).version for version in versions.values()} == set(wanted)
-    listed = re.findall(r"pyg\{([^}]*)\}-torch213", tox["tox"]["env_list"])[0].split(", ")
-    assert [f"pyg{name}" for name in listed] == list(versions)
+    assert {pinned.find(version).version for version in versions.values()} == {
+        release.version for release in pinned.releases
+    }
     for factor, version in versions.items():
         release = pinned.find(version)
-        if not release.is_nightly:
-            assert factor == "pyg" + version.replace(".", "")
+        assert release.is_nightly or factor == "pyg" + version.replace(".", "")
         (described,) = re.findall(rf"^{factor}: (.*),$", env["description"], re.M)
         assert ("(affected)" in described) == bool(release.affected())
-        assert release.is_nightly or version in described
-    assert f"TORCH_VERSION = {environments.TORCH}" in env["set_env"]
+        assert release.is_nightly or release.version in described
+    torches = dict(re.findall(r"(torch\d+): TORCH_VERSION = (\S+)", env["set_env"]))
+    assert torches["torch213"] == environments.TORCH
+    for factor, version in torches.items():
+        assert f"{factor}: torch {version}," in env["description"]
+
+
+def test_default_environments(pinned: Catalogue) -> None:
+    env = read_tox()["testenv"]
+    factors = {
+        pinned.find(version).version: factor
+        for factor, version in re.findall(r"(pyg\w+): PYG_VERSION = (\S+)", env["set_env"])
+    }
+    wanted = {f"{factors[release.version]}-torch213-ext" for release in pinned.releases}
+    wanted |= {
+        f"{factors[release.version]}-torch213"
+        for release in pinned.releases
+        if not release.needs_extensions
+    }
+    assert set(tox_list("-d")) == wanted
+
+
+def test_other_environments(pinned: Catalogue) -> None:
+    names = set(tox_list()) - set(tox_list("-d"))
+    env = read_tox()["testenv"]
+    factors = dict(re.findall(r"(pyg\w+): PYG_VERSION = (\S+)", env["set_env"]))
+    # Each affected release on a torch of its own time.
+    own = {
+        pinned.find(factors[name.split("-")[0]]).version
+        for name in names
+        if re.match(r"pyg\d+-torch(113|20|21)\b", name)
+    }
+    assert own == {release.version for release in pinned.releases if release.affected()}
+    pythons = {name.split("-")[0] for name in names if name.startswith("py3")}
+    assert pythons == {"py310", "py312", "py313", "py314", "py313t", "py314t"}
+    # Every name is one that can be run: a release and a torch.
+    for name in names:
+        assert re.fullmatch(r"(py3\d+t?-)?pyg\w+-torch\d+(-ext)?", name), name
+
+
+def test_workflow(pinned: Catalogue) -> None:
+    text = (ROOT / ".github" / "workflows" / "matrix.yml").read_text()
+    assert '"tox", "list"' in text
+    # The torches whose extensions it builds are those that environments want.
+    env = read_tox()["testenv"]
+    torches = dict(re.findall(r"(torch\d+): TORCH_VERSION = (\S+)", env["set_env"]))
+    wanted = {torches[name.split("-")[-2]] for name in tox_list() if name.endswith("-ext")}
+    (listed,) = re.findall(r"torch: \[(.*)\]", text)
+    assert set(re.findall(r'"([^"]+)"', listed)) == wanted
 
 
 @pytest.mark.parametrize("verb", sorted(cli.commands))
@@ -81,3 +138,8 @@ def test_every_module_is_in_the_docs() -> None:
     for module in (ROOT / "scripts" / "kit").glob("*.py"):
         if not module.name.startswith("__"):
             assert f"{module.name}`" in CONTRIBUTING, module.name
+
+
+def test_pinned_extensions_are_in_the_docs() -> None:
+    for extension in building.pinned().values():
+        assert f"| {extension.name} | {extension.version} | {extension.torch} |" in BUILDING
