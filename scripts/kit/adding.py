@@ -229,6 +229,7 @@ def format_record(release: Release) -> str:
         f'sha256 = "{release.sha256}"',
         f"version_blobs = {quoted(release.version_blobs)}",
         f"needs_extensions = {str(release.needs_extensions).lower()}",
+        *([f"undeclared = {quoted(release.undeclared)}"] if release.undeclared else []),
         f"status = {{ {status} }}",
         f"patches = {quoted(patch.name for patch in release.patches)}",
     ]

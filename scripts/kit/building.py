@@ -32,7 +32,7 @@ PINS = Path(__file__).parent / "extensions.toml"
 LOCAL_VERSION = "threadsafe.1"
 
 # What one compiler needs, measured with torch 2.13.0 (CPU) and 2.14.1 (CUDA 13.0).
-MEMORY_PER_JOB = {False: 2 * 2**30, True: 3 * 2**30}
+MEMORY_PER_JOB = {False: 2 * 2**30, True: 4 * 2**30}
 DISK = 2 * 2**30  # bytes, for the temporary files of all builds
 
 # Is told the package, what it is doing, and whether that is its last word.
@@ -531,7 +531,7 @@ def build_pyg(
             pristine = sources.archive(release, source)
         else:
             pristine = _pristine_wheel(release, tree, work)
-        return _relabel(pristine, tree, patches, work, dest)
+        return _relabel(pristine, release, patches, work, dest)
 
 
 def _pristine_wheel(release: Release, tree: Path, work: Path) -> Path:
@@ -553,8 +553,11 @@ def _pristine_wheel(release: Release, tree: Path, work: Path) -> Path:
     return wheel
 
 
-def _relabel(wheel: Path, tree: Path, patches: Sequence[Patch], work: Path, dest: Path) -> Path:
-    """Rewrites a wheel: the patched files of PyG's library, and the local version."""
+def _relabel(
+    wheel: Path, release: Release, patches: Sequence[Patch], work: Path, dest: Path
+) -> Path:
+    """Rewrites a wheel: PyG's patched files, the local version, and what it fails to require."""
+    tree = work / "tree"
 
     def tool(*arguments: str | Path) -> None:
         result = run([sys.executable, "-m", "wheel", *arguments], env=_SAME_BYTES)
@@ -572,7 +575,8 @@ def _relabel(wheel: Path, tree: Path, patches: Sequence[Patch], work: Path, dest
     text = metadata.read_text(encoding="utf-8")
     (version,) = re.findall(r"^Version: (.+)$", text, re.M)
     labelled = f"{version}+{LOCAL_VERSION}"
-    replaced = text.replace(f"\nVersion: {version}\n", f"\nVersion: {labelled}\n", 1)
+    lines = [f"Version: {labelled}", *(f"Requires-Dist: {name}" for name in release.undeclared)]
+    replaced = text.replace(f"\nVersion: {version}\n", "\n" + "\n".join(lines) + "\n", 1)
     metadata.write_text(replaced, encoding="utf-8")
     info.rename(root / info.name.replace(f"-{version}.", f"-{labelled}."))
     for directory in (dest, work / "packed"):

@@ -141,6 +141,7 @@ class Release:
     needs_extensions: bool
     status: dict[str, str]
     patches: tuple[Patch, ...]
+    undeclared: tuple[str, ...] = ()
 
     @property
     def project(self) -> str:
@@ -257,6 +258,7 @@ def load() -> Catalogue:
                 needs_extensions=record["needs_extensions"],
                 status=record["status"],
                 patches=tuple(patches[name] for name in record["patches"]),
+                undeclared=tuple(record.get("undeclared", ())),
             )
         )
     return Catalogue(tuple(releases), data["series"], data["classes"])

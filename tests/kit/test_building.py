@@ -493,12 +493,17 @@ def test_a_release_that_is_on_pypi_as_a_wheel_only(
     subprocess.run([*command, "-w", str(archives), tree], env=env, check=True)
     (archive,) = archives.iterdir()
     digest = hashlib.sha256(archive.read_bytes()).hexdigest()
-    wheel_only = dataclasses.replace(release, archive=archive.name, sha256=digest)
+    wheel_only = dataclasses.replace(
+        release, archive=archive.name, sha256=digest, undeclared=("six",)
+    )
     wheel = building.build_pyg(wheel_only, release.patches, source("sdist"), tmp_path / "out")
     assert wheel.name == "torch_geometric-1.8.0+threadsafe.1-py2.py3-none-any.whl"
     with zipfile.ZipFile(wheel) as patched, zipfile.ZipFile(archive) as pristine:
         assert pristine.read(LAYER).decode() == BEFORE
         assert patched.read(LAYER).decode() == AFTER
+        # What upstream's own metadata forgets, pip now installs.
+        metadata = "torch_geometric-1.8.0+threadsafe.1.dist-info/METADATA"
+        assert "\nRequires-Dist: six\n" in patched.read(metadata).decode()
 
 
 @pytest.mark.parametrize(
