@@ -32,7 +32,7 @@ PINS = Path(__file__).parent / "extensions.toml"
 LOCAL_VERSION = "threadsafe.1"
 
 # What one compiler needs, measured with torch 2.13.0 (CPU) and 2.14.1 (CUDA 13.0).
-MEMORY_PER_JOB = {False: 2 * 2**30, True: 4 * 2**30}
+MEMORY_PER_JOB = {False: 3 * 2**30, True: 4 * 2**30}
 DISK = 2 * 2**30  # bytes, for the temporary files of all builds
 
 # Is told the package, what it is doing, and whether that is its last word.

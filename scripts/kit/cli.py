@@ -762,7 +762,7 @@ def report(results: Path, render: bool) -> None:
     """
     catalogue = releases.load()
     if render:
-        status = reporting.load(reporting.DATA.read_text(encoding="utf-8"))
+        status = reporting.load(reporting.read_data())
     else:
         expected = _default_environments()
         status = reporting.gather(results, catalogue, expected, "scripts/kit.sh report")

@@ -161,6 +161,21 @@ def load(text: str) -> Status:
     return Status(**{**data, "cells": [Cell(**cell) for cell in data["cells"]]})
 
 
+def read_data() -> str:
+    """Returns the data that the page was made from.
+
+    Raises:
+        SourceError: If there are none.
+    """
+    try:
+        return DATA.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise SourceError(
+            f"{DATA} is missing. 'git checkout {DATA.relative_to(ROOT)}' brings it back; without "
+            f"--render, it is made anew from the results of the matrix."
+        ) from None
+
+
 def columns(status: Status) -> list[str]:
     """The columns of table and picture: by torch, the newest first, extensions first."""
     found = {cell.column: cell for cell in status.cells}
@@ -220,7 +235,8 @@ def render(status: Status, catalogue: Catalogue) -> str:
     lines += [
         "*Layers* are those of `torch_geometric.nn.conv` that the suite runs, *calls* how many "
         "of their calls gave the same on both trees, bit for bit; those that fail on the "
-        "pristine release as well are in brackets. "
+        "pristine release as well are in brackets. *Upstream's* are its own tests in "
+        "`test/nn/conv` that passed with `FULL_TEST=1`, before and after, where PyG came from git. "
         f"Left out, with reasons in `tests/pyg/conv_suite.py`: {', '.join(sorted(left_out))}. "
         f"Where torch-cluster, torch-spline-conv or pyg-lib is missing, these cannot run "
         f"either: {', '.join(sorted(lacking)) or 'none'}.",
@@ -265,9 +281,9 @@ def _summary(found: dict[str, Any]) -> str:
 
 def _environments(status: Status) -> list[str]:
     rows = [
-        "| environment | Python | torch | tests passed (skipped) | layers | calls | forced rounds "
-        "that failed: before, after |",
-        "|---|---|---|---|---|---|---|",
+        "| environment | Python | torch | tests passed (skipped) | layers | calls | upstream's | "
+        "forced rounds that failed: before, after |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for cell in status.cells:
         forced = [
@@ -286,6 +302,7 @@ def _environments(status: Status) -> list[str]:
             f"{cell.tests['passed']} ({cell.tests['skipped']})",
             _words(cell, "layers"),
             f"{_words(cell, 'calls')} ({failing})",
+            _words(cell, "upstream_full"),
             "; ".join(forced),
         ]
         rows.append("| " + " | ".join(row) + " |")

@@ -113,6 +113,18 @@ def test_results_that_are_none(world: World, tmp_path: Path, suffix: str, text: 
         gather(tmp_path / "results", [])
 
 
+def test_refusal(world: World, tmp_path: Path) -> None:
+    result = world.run("report", "--results", tmp_path / "nowhere")
+    assert result.returncode == 3
+    assert "holds no results of the matrix. Run it first: scripts/test.sh" in result.stderr
+
+
+def test_no_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reporting, "DATA", ROOT / "docs" / "nothing.json")
+    with pytest.raises(SourceError, match=r"nothing.json is missing\. 'git checkout docs/nothing"):
+        reporting.read_data()
+
+
 def test_picture(world: World, tmp_path: Path) -> None:
     leave(tmp_path / "results", "pyg180-torch213", "1.8.0")
     status = gather(tmp_path / "results", [])

@@ -29,7 +29,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def trees(pytestconfig: pytest.Config) -> dict[str, Path]:
     found = {name: pytestconfig.getoption(name) for name in ("pristine", "patched")}
     if not all(found.values()):
-        pytest.fail("Name both trees: --pristine DIR --patched DIR. tox.ini does.")
+        pytest.fail("Name both trees: --pristine=DIR --patched=DIR. tox.ini does.")
     return {name: path.absolute() for name, path in found.items()}
 
 

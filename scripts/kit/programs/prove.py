@@ -10,6 +10,7 @@ one line of JSON.
 
 import importlib.util
 import json
+import os
 import platform
 import statistics
 import sys
@@ -56,7 +57,9 @@ def move_to(test: ModuleType, device: str) -> None:
     test.get_graph = lambda *args, **kwargs: tuple(  # type: ignore[attr-defined]
         tensor.to(device) for tensor in get_graph(*args, **kwargs)
     )
-    # Results are compared bit for bit, and a GPU adds in any order unless told not to.
+    # Results are compared bit for bit, and a GPU adds in any order unless told not to;
+    # cuBLAS is told by this variable.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
 
 
