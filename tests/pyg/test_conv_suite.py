@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import run_python
+from conftest import HERE, run_python
 
 Record = Callable[[str, object], None]
 
@@ -51,9 +51,10 @@ def test_conv_suite(observe: Callable[..., Any], record_property: Record) -> Non
 
 def run_upstream(tree: Path, report: Path, full: bool) -> dict[str, str]:
     """Runs upstream's own tests of its layers, and returns the outcome of each."""
-    options = ["-q", "-n", "2", "-p", "no:cacheprovider", "-c", os.devnull]
+    options = ["-q", "-n", "2", "-p", "seeding", "-p", "no:cacheprovider", "-c", os.devnull]
     options += ["--rootdir", str(tree), f"--junit-xml={report}"]
-    env = {"FULL_TEST": "1" if full else "0"}
+    paths = os.pathsep.join([str(tree), str(HERE / "plugins")])
+    env = {"FULL_TEST": "1" if full else "0", "PYTHONPATH": paths}
     ended = run_python(tree, "-m", "pytest", *options, "test/nn/conv", cwd=tree, env=env)
     assert ended.returncode in (0, 1), ended.stdout[-2000:] + ended.stderr[-2000:]
     outcomes = {}
