@@ -156,7 +156,11 @@ def _touched(release: Release, name: str) -> str:
 
 
 def _run(python: Path, tree: Path, *arguments: str | Path) -> dict[str, Any]:
-    result = run([python, PROGRAM, *arguments], env={"PYTHONPATH": str(tree)})
+    env = {"PYTHONPATH": str(tree)}
+    if environments.describe(python).tag.endswith("t"):
+        # Packages that do not know of free threading would turn the lock on again.
+        env["PYTHON_GIL"] = "0"
+    result = run([python, PROGRAM, *arguments], env=env)
     if result.returncode != 0:
         raise ToolError(
             f"The proof could not be run on the {tree.name} tree: {last_lines(result.stderr)}"

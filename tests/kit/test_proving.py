@@ -3,11 +3,12 @@
 import dataclasses
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from conftest import VERSION_FILE, World, library, write
-from kit import environments
+from kit import environments, proving
 from kit.errors import ToolError
 from kit.proving import LayerProof
 from kit.releases import Catalogue
@@ -92,3 +93,20 @@ def test_missing_extensions_are_named(
         environments.check_imports(Path(sys.executable), tmp_path, release)
     assert "No module named 'torch_sparse'" in str(error.value)
     assert ("needs torch-scatter and torch-sparse" in str(error.value)) == needs_extensions
+
+
+@pytest.mark.parametrize("tag, lock", [("cpython-311", None), ("cpython-313t", "0")])
+def test_the_lock_stays_off_where_python_can_do_without(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tag: str, lock: str | None
+) -> None:
+    seen: dict[str, str] = {}
+
+    def run(command: list[str], env: dict[str, str]) -> SimpleNamespace:
+        seen.update(env)
+        return SimpleNamespace(returncode=0, stdout="{}\n")
+
+    monkeypatch.setattr(environments, "describe", lambda python: SimpleNamespace(tag=tag))
+    monkeypatch.setattr(proving, "run", run)
+    proving._run(Path("python"), tmp_path, "threads")
+    assert seen.get("PYTHON_GIL") == lock
+    assert seen["PYTHONPATH"] == str(tmp_path)

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,9 @@ def run_python(
     variables = {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1", **(env or {})}
     # Some layers add what they have put in a set, in the order of its hashes.
     variables["PYTHONHASHSEED"] = "0"
+    if sysconfig.get_config_var("Py_GIL_DISABLED"):
+        # Packages that do not know of free threading would turn the lock on again.
+        variables["PYTHON_GIL"] = "0"
     return subprocess.run(
         [sys.executable, *map(str, arguments)],
         cwd=cwd,
