@@ -409,7 +409,8 @@ def _pip_wheel(
         end = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-25:])
         raise ToolError(
             f"{label} could not be built. The end of the log {log}:\n\n{end}\n\nExpected a C++17 "
-            f"compiler that torch {target.interpreter.torch} supports, and PyPI to answer."
+            f"compiler that torch {target.interpreter.torch} supports, and PyPI to answer. Name "
+            f"another compiler with CXX, check the network, or leave it out with --extensions."
         )
 
 

@@ -193,7 +193,7 @@ def describe(python: Path, *, with_torch: bool = False) -> Interpreter:
     result = run([python, "-c", _DESCRIBE, *(["torch"] if with_torch else [])])
     if result.returncode != 0:
         raise ToolError(
-            f"{python} does not do: {last_lines(result.stderr, 1)}. Name a Python 3"
+            f"{python} cannot be used: {last_lines(result.stderr, 1)}. Name a Python 3"
             f"{' that has torch' if with_torch else ''}."
         )
     described = json.loads(result.stdout.splitlines()[-1])
