@@ -287,7 +287,8 @@ def _select(release: Release, catalogue: Catalogue, only: tuple[str, ...]) -> li
                 f"PyG {release.version} takes no patch of the series {name}. It takes: "
                 f"{', '.join(release.series())}."
             )
-    return [patch for patch in release.patches if not only or patch.series in only]
+    wanted = {*only, *(needed for name in only for needed in catalogue.requires.get(name, ()))}
+    return [patch for patch in release.patches if not only or patch.series in wanted]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -396,11 +397,11 @@ def _show_report(
             word, style = ("not applied" if reverse else "already applied"), "cyan"
         note = f" ({step.reason})" if step.reason else ""
         out.print(Text.assemble("  ", (word, style), f": {step.patch.subject}{note}"))
-    for layer, status in release.status.items():
-        if status == "fixed":
-            name = catalogue.classes[layer]
+    for layer in release.status:
+        fixed = catalogue.fixed_in(layer)
+        if release.status[layer] == "fixed" and fixed is not None:
             out.print(
-                f"Upstream fixed {name} in {catalogue.fixed_in(layer).version}: its code needs "
+                f"Upstream fixed {catalogue.classes[layer]} in {fixed.version}: its code needs "
                 f"nothing, the test guards it."
             )
     changed = any(step.state is wanted for step in report.steps)
@@ -429,18 +430,16 @@ def _list(catalogue: Catalogue, version: str | None) -> None:
             out.print(Text(f"    patches/{patch.name}", style="dim"))
         return
     table = Table(box=None, pad_edge=False)
-    table.add_column("PyG")
+    table.add_column("PyG", vertical="bottom")
     for name in catalogue.classes.values():
-        table.add_column(name)
-    table.add_column("series")
+        # "Transformer" above "Conv": all layers fit side by side into 80 columns.
+        table.add_column(re.sub(r"(Conv|Layer)$", r"\n\1", name))
+    words = {"affected": Text("races", style="red"), "fixed": Text("fixed", style="green")}
     for release in catalogue.releases:
-        word = f"{release.version}{' (nightly)' if release.is_nightly else ''}"
-        cells = [
-            Text(status, style="red" if status == "affected" else "green")
-            for status in release.status.values()
-        ]
-        table.add_row(word, *cells, ", ".join(release.series()))
+        found = (release.status.get(layer) for layer in catalogue.classes)
+        table.add_row(release.version, *(words.get(status or "", "") for status in found))
     out.print(table)
+    out.print()
     for series, summary in catalogue.series.items():
         out.print(Text.assemble((series, "bold"), f": {summary}"))
 
@@ -512,51 +511,60 @@ def _make_parent(file: Path) -> None:
 
 def _show_proof(proof: proving.Proof, catalogue: Catalogue) -> None:
     out.print(f"[bold]PyG {proof.release.version}[/], torch {proof.torch}, Python {proof.python}")
+    table = Table(
+        title="How the calls ended: right / crashed / silently wrong",
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+    )
+    for heading in ("layer", "tree"):
+        table.add_column(heading)
+    for heading in ("two threads, forced", "eight threads"):
+        table.add_column(heading, justify="right")
     for layer in proof.layers:
-        name = catalogue.classes[layer.layer]
-        table = Table(title=f"{name}: how the calls ended", title_justify="left", box=None)
-        for heading in ("", "tree", "calls", "right", "crashed", "silently wrong"):
-            table.add_column(heading, justify="left" if heading in ("", "tree") else "right")
-        for row, label in (("interleaved", "forced"), ("stress", "8 threads")):
-            for tree, counts in (("pristine", layer.pristine), ("patched", layer.patched)):
-                count = counts[row]
-                cells = [
-                    Text(str(count[key]), style="red" if bad and count[key] else "")
-                    for key, bad in (
-                        ("calls", False),
-                        ("right", False),
-                        ("crashed", True),
-                        ("silently_wrong", True),
-                    )
-                ]
-                table.add_row(label if tree == "pristine" else "", tree, *cells)
-        out.print(table)
-        if layer.latency is None:
-            continue
-        table = Table(title="Latency of inference, one thread", title_justify="left", box=None)
-        for heading in ("nodes", "edges", "pristine", "patched", "ratio", "quartiles"):
-            table.add_column(heading, justify="right")
-        for graph in layer.latency.values():
+        trees = {"pristine": layer.pristine, "patched": layer.patched}
+        if layer.status == "fixed":
+            trees = {"as released": layer.pristine}
+        for tree, counts in trees.items():
+            cells = [_outcomes(counts[row]) for row in ("interleaved", "stress")]
+            name = catalogue.classes[layer.layer] if tree != "patched" else ""
+            table.add_row(name, tree, *cells)
+    out.print(table)
+    if any(layer.latency for layer in proof.layers):
+        out.print(_latency_table(proof, catalogue))
+    if not proof.problems():
+        affected, fixed = (
+            ", ".join(catalogue.classes[f.layer] for f in proof.layers if f.status == status)
+            for status in ("affected", "fixed")
+        )
+        out.print(f"[green]Proved:[/] as released, these race, and patched, they do not: {affected}.")
+        if fixed:
+            out.print(f"Threads can share these as upstream released them: {fixed}.")
+
+
+def _outcomes(counts: dict[str, int]) -> Text:
+    words = [str(counts[key]).rjust(4) for key in ("right", "crashed", "silently_wrong")]
+    return Text(" / ".join(words), style="" if counts["right"] == counts["calls"] else "red")
+
+
+def _latency_table(proof: proving.Proof, catalogue: Catalogue) -> Table:
+    table = Table(title="Latency of inference, one thread", title_justify="left", box=None)
+    table.pad_edge = False
+    table.add_column("layer")
+    for heading in ("edges", "pristine", "patched", "ratio", "quartiles"):
+        table.add_column(heading, justify="right")
+    for layer in proof.layers:
+        for number, graph in enumerate((layer.latency or {}).values()):
             low, high = graph["ratio_quartiles"]
             table.add_row(
-                f"{graph['nodes']:,}",
+                "" if number else catalogue.classes[layer.layer],
                 f"{graph['edges']:,}",
                 f"{graph['pristine_ms']:.2f} ms",
                 f"{graph['patched_ms']:.2f} ms",
                 f"{graph['ratio']:.3f}",
                 f"{low:.3f} to {high:.3f}",
             )
-        out.print(table)
-    if not proof.problems():
-        verdicts = [_verdict(layer, catalogue) for layer in proof.layers]
-        out.print("[green]Proved:[/] " + "; ".join(verdicts))
-
-
-def _verdict(layer: proving.LayerProof, catalogue: Catalogue) -> str:
-    name = catalogue.classes[layer.layer]
-    if layer.status == "fixed":
-        return f"threads can share {name}, as upstream released it."
-    return f"{name} races as released, and does not once patched."
+    return table
 
 
 @cli.command("add-release", epilog=EXIT_CODES)

@@ -1,9 +1,10 @@
 """Shows the race on a pristine release, and its absence on the patched one."""
 
+import itertools
 import json
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def _clean(*counts: dict[str, Any]) -> bool:
     return all(count["right"] == count["calls"] > 0 for count in counts)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Proof:
     """What was measured of one release.
 
@@ -67,10 +68,10 @@ class Proof:
     """
 
     release: Release
-    python: str = ""
-    torch: str = ""
-    gil: bool = True
-    layers: list[LayerProof] = field(default_factory=list)
+    python: str
+    torch: str
+    gil: bool
+    layers: list[LayerProof]
 
     def problems(self) -> list[str]:
         """What is not as it must be, in sentences."""
@@ -126,26 +127,39 @@ def prove(
         git("worktree", "add", "--quiet", pristine, "pristine", cwd=patched)
         patching.apply(patched, patching.plan(patched, release.patches))
         environments.check_imports(python, patched, release)
-        proof = Proof(release)
-        for layer, status in release.status.items():
-            test = patched / _touched(release, f"regression_test/{layer}.patch")
-            code = [p for p in release.patches if p.series == layer and p.is_for_library]
-            counts = {}
-            for tree in (pristine, patched) if code else (pristine,):
-                notify(f"{layer}: threads on the {tree.name} tree ...")
-                counts[tree.name] = _run(python, tree, "threads", test, device)
-                proof.python = counts[tree.name].pop("python")
-                proof.torch = counts[tree.name].pop("torch")
-                proof.gil = counts[tree.name].pop("gil")
-            # Where no patch changes the layer, both trees run the same code.
-            counts.setdefault("patched", counts["pristine"])
-            latency = None
-            if code and with_latency:
-                notify(f"{layer}: latency, patched against pristine ...")
-                file = patched / code[0].changes[0].path
-                latency = _run(python, pristine, "latency", classes[layer], file)
-            proof.layers.append(LayerProof(layer, status, **counts, latency=latency))
-        return proof
+        tests = {
+            layer: patched / _touched(release, f"regression_test/{layer}.patch")
+            for layer in release.status
+        }
+        code = {p.series: patched / p.changes[0].path for p in release.patches if p.is_for_library}
+        patched_layers = [layer for layer in tests if layer in code]
+        counts: dict[Path, dict[str, Any]] = {}
+        # Where no patch changes a layer, both trees run the same code.
+        for tree, layers in ((pristine, list(tests)), (patched, patched_layers)):
+            notify(f"Threads on the {tree.name} tree: {_names(layers, classes)} ...")
+            seen = _run(python, tree, "threads", device, *(tests[layer] for layer in layers))
+            counts[tree] = dict(zip(layers, seen.pop("measured"), strict=True))
+        latency: dict[str, Any] = {}
+        if with_latency:
+            notify("Latency, patched against pristine ...")
+            words = [(classes[layer], code[layer], tests[layer]) for layer in patched_layers]
+            measured = _run(python, pristine, "latency", *itertools.chain(*words))
+            latency = dict(zip(patched_layers, measured, strict=True))
+        layers_proved = [
+            LayerProof(
+                layer,
+                status,
+                counts[pristine][layer],
+                counts[patched].get(layer, counts[pristine][layer]),
+                latency.get(layer),
+            )
+            for layer, status in release.status.items()
+        ]
+        return Proof(release, **seen, layers=layers_proved)
+
+
+def _names(layers: list[str], classes: dict[str, str]) -> str:
+    return ", ".join(classes[layer] for layer in layers)
 
 
 def _touched(release: Release, name: str) -> str:
@@ -155,7 +169,7 @@ def _touched(release: Release, name: str) -> str:
     return patch.changes[0].path
 
 
-def _run(python: Path, tree: Path, *arguments: str | Path) -> dict[str, Any]:
+def _run(python: Path, tree: Path, *arguments: str | Path) -> Any:
     env = {"PYTHONPATH": str(tree)}
     if environments.describe(python).tag.endswith("t"):
         # Packages that do not know of free threading would turn the lock on again.
@@ -165,5 +179,4 @@ def _run(python: Path, tree: Path, *arguments: str | Path) -> dict[str, Any]:
         raise ToolError(
             f"The proof could not be run on the {tree.name} tree: {last_lines(result.stderr)}"
         )
-    measured: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
-    return measured
+    return json.loads(result.stdout.splitlines()[-1])

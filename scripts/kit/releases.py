@@ -130,7 +130,11 @@ class Patch:
 
 @dataclass(frozen=True)
 class Release:
-    """A pinned PyG release; `patches/releases.toml` explains the fields."""
+    """A pinned PyG release; `patches/releases.toml` explains the fields.
+
+    `status` leaves out the layers that it does not have, or that have not come
+    to keep a value of a call in `self` yet.
+    """
 
     version: str
     tag: str | None
@@ -164,11 +168,19 @@ class Release:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """All pinned releases, oldest first; what each series is for; the class of each layer."""
+    """All pinned releases, oldest first, and what `patches/releases.toml` says of all of them.
+
+    Attributes:
+        releases: The releases.
+        series: What each series is for.
+        classes: The class of each layer.
+        requires: The series that a series cannot do without, where a release has them.
+    """
 
     releases: tuple[Release, ...]
     series: dict[str, str]
     classes: dict[str, str]
+    requires: dict[str, list[str]]
 
     def find(self, word: str) -> Release:
         """Returns the release that a version word names.
@@ -216,9 +228,9 @@ class Catalogue:
         above = next(r.version for r in stable if Version(r.version) > version)
         return f"There is no PyG {word}. The nearest releases are {below} and {above}. {hint}"
 
-    def fixed_in(self, layer: str) -> Release:
-        """The first release in which upstream has fixed a layer."""
-        return next(release for release in self.releases if release.status[layer] == "fixed")
+    def fixed_in(self, layer: str) -> Release | None:
+        """The first release in which upstream has fixed a layer, if it has."""
+        return next((r for r in self.releases if r.status.get(layer) == "fixed"), None)
 
     def patches(self) -> list[Patch]:
         """Every patch that some release takes, each once."""
@@ -261,4 +273,4 @@ def load() -> Catalogue:
                 undeclared=tuple(record.get("undeclared", ())),
             )
         )
-    return Catalogue(tuple(releases), data["series"], data["classes"])
+    return Catalogue(tuple(releases), data["series"], data["classes"], data.get("requires", {}))

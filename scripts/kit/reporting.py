@@ -1,9 +1,11 @@
 """The status page: what the matrix saw, as text and as a picture."""
 
 import datetime
+import itertools
 import json
 import os
 import platform
+import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -217,19 +219,24 @@ def render(status: Status, catalogue: Catalogue) -> str:
     if status.missing:
         quoted = ", ".join(f"`{name}`" for name in status.missing)
         lines += [f"Of the default list, these have not run: {quoted}.", ""]
-    for layer, name in catalogue.classes.items():
-        lines += [
-            f"## {name}",
-            "",
-            "How the calls of eight threads that share a layer ended on the release as upstream "
-            "made it: crashed, silently wrong; then the same once patched. Each cell also "
-            "forces the race in a number of rounds, and demands that each of them fails "
-            "before on an affected release, and none after.",
-            "",
-            *_table(status, layer),
-            "",
-        ]
-    lines += ["## Environments", "", *_environments(status), ""]
+    lines += [
+        "How the calls of eight threads that share a layer ended: crashed, silently wrong, on the "
+        "release as upstream made it; then the same once patched. *Fixed* is what upstream has "
+        "fixed: both trees run the same code. Where a cell is empty, the release does not have "
+        "the layer, or has it from before it kept a value of a call in `self`.",
+        "",
+    ]
+    for column in columns(status):
+        lines += [f"## {column[0].upper()}{column[1:]}", "", *_table(status, catalogue, column), ""]
+    lines += [
+        "## Environments",
+        "",
+        "Each environment also forces the race, in a number of rounds a layer. It demands that "
+        "each of them fails on a release that is affected, and none once patched.",
+        "",
+        *_environments(status),
+        "",
+    ]
     left_out = {word for cell in status.cells for word in _listed(cell, "layers_left_out")}
     lacking = {word for cell in status.cells for word in _listed(cell, "layers_lacking")}
     lines += [
@@ -256,17 +263,14 @@ def _listed(cell: Cell, key: str) -> list[str]:
     return [word for word in _words(cell, key).split(", ") if word]
 
 
-def _table(status: Status, layer: str) -> list[str]:
-    heads = columns(status)
-    rows = ["| PyG | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
-    releases = list(dict.fromkeys(cell.release for cell in status.cells))
-    by_place = {(cell.release, cell.column): cell for cell in status.cells}
-    for release in releases:
-        row = [release]
-        for column in heads:
-            cell = by_place.get((release, column))
-            row.append(_summary(cell.layers[layer]) if cell and layer in cell.layers else "")
-        rows.append("| " + " | ".join(row) + " |")
+def _table(status: Status, catalogue: Catalogue, column: str) -> list[str]:
+    rows = ["| PyG | " + " | ".join(catalogue.classes.values()) + " |"]
+    rows.append("|---" * (len(catalogue.classes) + 1) + "|")
+    for cell in status.cells:
+        if cell.column == column:
+            found = [cell.layers.get(layer) for layer in catalogue.classes]
+            words = [_summary(layer) if layer else "" for layer in found]
+            rows.append("| " + " | ".join([cell.release, *words]) + " |")
     return rows
 
 
@@ -286,13 +290,11 @@ def _environments(status: Status) -> list[str]:
         "|---|---|---|---|---|---|---|---|",
     ]
     for cell in status.cells:
+        affected = [found for found in cell.layers.values() if found["status"] == "affected"]
         forced = [
-            ", ".join(
-                f"{found[tree]['interleaved']['spoiled_rounds']} of "
-                f"{found[tree]['interleaved']['rounds']}"
-                for tree in ("pristine", "patched")
-            )
-            for found in cell.layers.values()
+            f"{sum(layer[tree]['interleaved']['spoiled_rounds'] for layer in layers)} of "
+            f"{sum(layer[tree]['interleaved']['rounds'] for layer in layers)}"
+            for tree, layers in (("pristine", affected), ("patched", list(cell.layers.values())))
         ]
         failing = _words(cell, "calls_that_fail_before")
         row = [
@@ -303,14 +305,14 @@ def _environments(status: Status) -> list[str]:
             _words(cell, "layers"),
             f"{_words(cell, 'calls')} ({failing})",
             _words(cell, "upstream_full"),
-            "; ".join(forced),
+            ", ".join(forced),
         ]
         rows.append("| " + " | ".join(row) + " |")
     return rows
 
 
 def draw(status: Status, catalogue: Catalogue, file: Path) -> None:
-    """Draws the picture: for each release and torch, the calls before and after, as two bars."""
+    """Draws the picture: for each release and layer, the calls before and after, as two bars."""
     # Here, since only this verb needs it, and it takes long to import.
     import matplotlib
 
@@ -326,47 +328,49 @@ def draw(status: Status, catalogue: Catalogue, file: Path) -> None:
     panels = {"interleaved": "two threads, forced", "stress": "eight threads, as it comes"}
     layers = list(catalogue.classes)
     heads = columns(status)
-    releases = list(dict.fromkeys(cell.release for cell in status.cells))
+    # A head a row of panels, with a line for each release that has run there.
+    releases = {
+        head: list(dict.fromkeys(cell.release for cell in status.cells if cell.column == head))
+        for head in heads
+    }
+    heights = [len(releases[head]) + 4 for head in heads]
     figure, axes = pyplot.subplots(
-        len(layers),
+        len(heads),
         len(panels),
-        figsize=(
-            1.3 + 1.3 * len(heads) * len(panels),
-            0.8 + len(layers) * (0.7 + 0.27 * len(releases)),
-        ),
+        figsize=(1.4 + 1.05 * len(layers) * len(panels), 0.8 + 0.25 * sum(heights)),
         squeeze=False,
-        sharey=True,
+        sharey="row",
+        height_ratios=heights,
     )
-    places = ((i, j) for i in range(len(layers)) for j in range(len(panels)))
-    for (i, j), axis in zip(places, axes.flat, strict=True):
-        layer, panel = layers[i], list(panels)[j]
-        for cell in status.cells:
-            if layer not in cell.layers:
-                continue
-            x, y = heads.index(cell.column), releases.index(cell.release)
-            for tree, offset in (("pristine", 0.06), ("patched", 0.48)):
-                left = x + 0.06
-                for key, colour in colours.items():
-                    part = 0.88 * share(cell.layers[layer][tree][panel], key)
-                    axis.add_patch(Rectangle((left, y + offset), part, 0.36, color=colour, lw=0))
-                    left += part
-            if not cell.holds:
-                axis.text(x + 0.5, y + 0.5, "FAILED", ha="center", va="center", weight="bold")
-        axis.set_xlim(0, len(heads))
-        axis.set_ylim(len(releases), 0)
-        wrapped = [head.replace(" + ", "\n+ ").replace(", ", "\n") for head in heads]
-        axis.set_xticks([x + 0.5 for x in range(len(heads))], wrapped)
-        axis.xaxis.tick_top()
-        axis.set_yticks([y + 0.5 for y in range(len(releases))], releases)
-        axis.tick_params(length=0)
-        axis.set_title(f"{catalogue.classes[layer]}: {panels[panel]}", loc="left", weight="bold")
-        for spine in axis.spines.values():
-            spine.set_visible(False)
-    for i in range(len(layers)):
-        axes[i][0].set_ylabel("PyG; each as released (above), and patched (below)")
-    names = {"right": "right", "crashed": "crashed", "silently_wrong": "silently wrong"}
+    for head, row in zip(heads, axes, strict=True):
+        for panel, axis in zip(panels, row, strict=True):
+            cells = [cell for cell in status.cells if cell.column == head]
+            for cell, (x, layer) in itertools.product(cells, enumerate(layers)):
+                y = releases[head].index(cell.release)
+                for tree, offset in (("pristine", 0.06), ("patched", 0.48)):
+                    left = x + 0.06
+                    for key, colour in colours.items() if layer in cell.layers else ():
+                        part = 0.88 * share(cell.layers[layer][tree][panel], key)
+                        axis.add_patch(
+                            Rectangle((left, y + offset), part, 0.36, color=colour, lw=0)
+                        )
+                        left += part
+                if x == 0 and not cell.holds:
+                    axis.text(0.5, y + 0.5, "FAILED", ha="center", va="center", weight="bold")
+            axis.set_xlim(0, len(layers))
+            axis.set_ylim(len(releases[head]), 0)
+            names = [re.sub("(Conv|Layer)$", r"\n\1", catalogue.classes[name]) for name in layers]
+            axis.set_xticks([x + 0.5 for x in range(len(layers))], names)
+            axis.xaxis.tick_top()
+            axis.set_yticks([y + 0.5 for y in range(len(releases[head]))], releases[head])
+            axis.tick_params(length=0)
+            axis.set_title(f"{head}: {panels[panel]}", loc="left", weight="bold")
+            for spine in axis.spines.values():
+                spine.set_visible(False)
+        row[0].set_ylabel("PyG; as released (above), patched (below)")
+    words = {"right": "right", "crashed": "crashed", "silently_wrong": "silently wrong"}
     figure.legend(
-        handles=[Patch(color=colours[key], label=word) for key, word in names.items()],
+        handles=[Patch(color=colours[key], label=word) for key, word in words.items()],
         title="Calls of threads that share a layer",
         loc="lower center",
         ncols=3,

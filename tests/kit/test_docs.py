@@ -9,6 +9,7 @@ import pytest
 from kit import building, environments, releases
 from kit.cli import cli
 from kit.releases import ROOT, Catalogue
+from packaging.version import Version
 
 README = (ROOT / "README.md").read_text()
 BUILDING = (ROOT / "docs" / "building.md").read_text()
@@ -21,22 +22,16 @@ def pinned() -> Catalogue:
 
 
 def test_table_of_releases(pinned: Catalogue) -> None:
+    heads = "| PyG | " + " | ".join(f"`{name}`" for name in pinned.classes.values()) + " |"
+    assert heads in README
     stated = {}
-    for versions, status, patches in re.findall(
-        r"^\| ([0-9][^|]*) \| (affected|fixed) \| ([^|]*)\|$", README, re.M
-    ):
+    for versions, cells in re.findall(r"^\| ([0-9][^|]*) \|(.*)\|$", README, re.M):
+        words = [cell.strip() for cell in cells.split("|")]
+        status = {key: word for key, word in zip(pinned.classes, words, strict=True) if word}
         for version in versions.split(", "):
             assert version not in stated
-            stated[version] = (status, re.findall(r"`([^`]+)`", patches))
-    everyone = "regression_test/gatv2_conv.patch"
-    assert f"Every release also takes `{everyone}`" in README
-    assert stated == {
-        release.version: (
-            release.status["gatv2_conv"],
-            [patch.name for patch in release.patches if patch.name != everyone],
-        )
-        for release in pinned.releases
-    }
+            stated[version] = status
+    assert stated == {release.version: release.status for release in pinned.releases}
 
 
 def test_the_two_commands_open_the_readme() -> None:
@@ -75,7 +70,6 @@ def test_factors(pinned: Catalogue) -> None:
         release = pinned.find(version)
         assert release.is_nightly or factor == "pyg" + version.replace(".", "")
         (described,) = re.findall(rf"^{factor}: (.*),$", env["description"], re.M)
-        assert ("(affected)" in described) == bool(release.affected())
         assert release.is_nightly or release.version in described
     torches = dict(re.findall(r"(torch\d+): TORCH_VERSION = (\S+)", env["set_env"]))
     assert torches["torch213"] == environments.TORCH
@@ -102,13 +96,13 @@ def test_other_environments(pinned: Catalogue) -> None:
     names = set(tox_list()) - set(tox_list("-d"))
     env = read_tox()["testenv"]
     factors = dict(re.findall(r"(pyg\w+): PYG_VERSION = (\S+)", env["set_env"]))
-    # Each affected release on a torch of its own time.
+    # Each release that is older than torch 2.2, on a torch of its own time.
     own = {
         pinned.find(factors[name.split("-")[0]]).version
         for name in names
         if re.match(r"pyg\d+-torch(113|20|21)\b", name)
     }
-    assert own == {release.version for release in pinned.releases if release.affected()}
+    assert own == {r.version for r in pinned.releases if Version(r.version) < Version("2.5.0")}
     pythons = {name.split("-")[0] for name in names if name.startswith("py3")}
     assert pythons == {"py310", "py312", "py313", "py314", "py313t", "py314t"}
     # Every name is one that can be run: a release and a torch.

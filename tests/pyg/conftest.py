@@ -14,11 +14,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patched_layers import LAYERS
 
 HERE = Path(__file__).parent
 
-# The threaded regression test, in PyG's own test tree.
-REGRESSION_TEST = "test/nn/conv/test_gatv2_conv_thread_safety.py"
+# The threaded regression test of a layer, in PyG's own test tree.
+REGRESSION_TEST = "test/nn/conv/test_{}_thread_safety.py"
+
+# What is observed of each patched layer.
+OBSERVATIONS = [
+    "settings:{}",
+    "jit:{}",
+    "compiled:{}:graph",
+    "hooks:{}",
+    "explain:{}",
+    "decomposed_layers:{}",
+    "subclasses:{}",
+    "subclasses_with_weights:{}",
+    "state:{}",
+]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -48,17 +62,27 @@ def same_library(trees: dict[str, Path]) -> bool:
     return files[0] == files[1]
 
 
-@pytest.fixture(scope="session")
-def is_affected(trees: dict[str, Path]) -> bool:
-    """Whether the patches change `GATv2Conv`."""
-    file = "torch_geometric/nn/conv/gatv2_conv.py"
-    return len({(tree / file).read_bytes() for tree in trees.values()}) == 2
+def find_tested(config: pytest.Config) -> list[str]:
+    """The layers that the patched tree has a threaded test of."""
+    tree = config.getoption("patched")
+    return [name for name in LAYERS if tree and (tree / REGRESSION_TEST.format(name)).exists()]
 
 
-@pytest.fixture
-def affected(is_affected: bool) -> None:
-    if not is_affected:
-        pytest.skip("upstream has fixed this release: pristine and patched run the same code")
+def find_patched(config: pytest.Config) -> list[str]:
+    """The layers that the patches change."""
+    trees = [config.getoption(name) for name in ("pristine", "patched")]
+    return [
+        name
+        for name in find_tested(config)
+        if len({(tree / LAYERS[name].module).read_bytes() for tree in trees}) == 2
+    ]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    # A test is made for each layer that it is about: nothing is there to be skipped.
+    for name, find in (("tested_layer", find_tested), ("patched_layer", find_patched)):
+        if name in metafunc.fixturenames:
+            metafunc.parametrize(name, find(metafunc.config))
 
 
 def run_python(
@@ -101,21 +125,26 @@ def pickles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def observations(
-    trees: dict[str, Path], is_affected: bool, same_library: bool, pickles: dict[str, Path]
+    trees: dict[str, Path], same_library: bool, pickles: dict[str, Path], pytestconfig: pytest.Config
 ) -> dict[str, dict[str, Any]]:
     """All observations of each tree, made once: the import of torch takes longer than most."""
+    layers = find_patched(pytestconfig)
     requests = ["conv_suite"]
-    if is_affected:
-        requests += ["settings", "jit", "compiled:eager", "compiled:inductor", "hooks", "explain"]
-        requests += ["decomposed_layers", "subclasses", "subclasses_with_weights", "state"]
-    seen = {}
-    for tree, path in trees.items():
-        if same_library and seen:
-            seen[tree] = seen["pristine"]
-        else:
-            dump = [f"dump:{pickles[tree]}"] if is_affected else []
-            seen[tree] = run_observe(path, *requests, *dump)
-    return seen
+    requests += [request.format(layer) for layer in layers for request in OBSERVATIONS]
+    if "gatv2_conv" in layers:
+        requests.append("compiled:gatv2_conv:inductor")
+    if same_library:
+        seen = run_observe(trees["pristine"], *requests)
+        return {"pristine": seen, "patched": seen}
+    dumps, loads = (
+        {tree: [f"{what}:{layer}:{pickles[tree]}" for layer in layers] for tree in trees}
+        for what in ("dump", "load")
+    )
+    pristine = run_observe(trees["pristine"], *requests, *dumps["pristine"])
+    # Read before anything is built: a class is set up when its first layer is.
+    patched = run_observe(trees["patched"], *loads["pristine"], *requests, *dumps["patched"])
+    pristine |= run_observe(trees["pristine"], *loads["patched"])
+    return {"pristine": pristine, "patched": patched}
 
 
 @pytest.fixture
