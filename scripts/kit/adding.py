@@ -1,5 +1,6 @@
 """Pins a new release: finds where it comes from, and which patches fit it."""
 
+import dataclasses
 import re
 import tempfile
 from collections.abc import Iterable
@@ -23,12 +24,14 @@ class Addition:
 
     Attributes:
         release: Its record.
+        fits: The patches that fit it, blob for blob, and do not name it yet.
         found: What was found, in sentences.
         worklist: What a person must do or decide, in sentences.
         proposals: Patched files of new variants, by path; conflicts are marked.
     """
 
     release: Release
+    fits: list[Patch] = field(default_factory=list)
     found: list[str] = field(default_factory=list)
     worklist: list[str] = field(default_factory=list)
     proposals: dict[str, str] = field(default_factory=dict)
@@ -55,9 +58,7 @@ def add(version: str, catalogue: Catalogue, source: sources.Source) -> Addition:
         raise UsageError(f"PyG {version} is older than {oldest}, where the kit's range starts.")
     if any(Version(release.version) == wanted for release in catalogue.releases):
         raise UsageError(f"PyG {version} is pinned already. Remove its record to pin it anew.")
-    # Patches that no other release takes are looked at as well.
-    files = sorted(releases.PATCHES.rglob("*.patch"))
-    patches = [Patch(str(file.relative_to(releases.PATCHES)), file) for file in files]
+    patches = [p for series in catalogue.series for p in releases.find_patches(series, catalogue)]
     with tempfile.TemporaryDirectory(prefix="pyg-threadsafe-") as name:
         root = Path(name)
         project = "pyg-nightly" if wanted.is_devrelease else "torch-geometric"
@@ -91,51 +92,39 @@ def add(version: str, catalogue: Catalogue, source: sources.Source) -> Addition:
                 if len({patching.blob_of(tree / path) for tree in trees}) > 1:
                     addition.worklist.append(f"{path} is not the same on PyPI as in the tag {tag}.")
         blobs = dict.fromkeys(patching.blob_of(tree / VERSION_FILE) for tree in trees)
-        _choose_patches(addition, catalogue, patches, trees, tuple(blobs), source)
+        addition.release = dataclasses.replace(release, version_blobs=tuple(blobs))
+        for series in catalogue.series:
+            ours = [patch for patch in patches if patch.series == series]
+            _choose_patches(addition, catalogue, series, ours, trees, source)
         return addition
 
 
 def _choose_patches(
     addition: Addition,
     catalogue: Catalogue,
+    series: str,
     patches: list[Patch],
     trees: list[Path],
-    version_blobs: tuple[str, ...],
     source: sources.Source,
 ) -> None:
-    release = addition.release
-    status: dict[str, str] = {}
-    chosen: list[Patch] = []
-    for layer, name in catalogue.classes.items():
-        series = [patch for patch in patches if patch.series == layer]
-        library = [patch for patch in series if patch.is_for_library]
-        fits = [patch for patch in library if _fits(patch, trees[0])]
-        if fits:
-            status[layer] = "affected"
-            tests = [patch for patch in series if not patch.is_for_library]
-            chosen += [fits[0], *_choose_test(addition, tests, fits[0], catalogue, trees)]
-            addition.found.append(f"{name} races; {fits[0].name} fits, blob for blob.")
-        elif _still_races(library, trees[0]):
-            status[layer] = "affected"
-            _propose(addition, name, library[-1], catalogue, trees[0], source)
-        else:
-            status[layer] = "fixed"
-            addition.found.append(f"{name} does not race: upstream has fixed it.")
-    everyone = [p for p in patches if all(c.before == NO_BLOB for c in p.changes)]
-    chosen += [patch for patch in everyone if patch.fits(release.version)]
-    for patch in chosen:
-        if not patch.fits(release.version):
-            addition.worklist.append(
-                f"Add {release.version} to `Releases:` in patches/{patch.name}."
-            )
-    addition.release = Release(
-        **{
-            **vars(release),
-            "version_blobs": version_blobs,
-            "status": status,
-            "patches": tuple(chosen),
-        }
-    )
+    """Finds which patches of a series fit, and what upstream has done meanwhile."""
+    library = [patch for patch in patches if patch.is_for_library]
+    if not library:
+        return  # new files, which fit every release
+    name = catalogue.classes.get(series, series)
+    fits = [patch for patch in library if _fits(patch, trees[0])]
+    if fits:
+        tests = [patch for patch in patches if not patch.is_for_library]
+        addition.found.append(f"{name}: {fits[0].name} fits, blob for blob.")
+        chosen = [fits[0], *_choose_test(addition, tests, fits[0], catalogue, trees)]
+        version = addition.release.version
+        addition.fits += [patch for patch in chosen if not patch.fits(version)]
+    elif not (trees[0] / library[-1].changes[0].path).exists():
+        addition.found.append(f"{name}: this release does not have it.")
+    elif series not in catalogue.classes or _still_races(library, trees[0]):
+        _propose(addition, name, library[-1], catalogue, trees[0], source)
+    else:
+        addition.found.append(f"{name} does not race: upstream has fixed it.")
 
 
 def _fits(patch: Patch, tree: Path) -> bool:
@@ -176,7 +165,9 @@ def _still_races(patches: Iterable[Patch], tree: Path) -> bool:
             path = tree / file.path
             text = path.read_text(encoding="utf-8") if path.exists() else ""
             removed = "".join(line.value for hunk in file for line in hunk if line.is_removed)
-            if any(name in text for name in re.findall(r"(?:self|conv)(\._\w+)", removed)):
+            # What it assigns, and what a test asserts of it.
+            names = re.findall(r"^\s*(?:assert )?(?:self|conv)(\.\w+)(?= =| is)", removed, re.M)
+            if any(re.search(rf"{re.escape(name)} (?:=|is) ", text) for name in names):
                 return True
     return False
 
@@ -204,10 +195,10 @@ def _propose(
     conflicts = (
         "without a conflict" if merged.returncode == 0 else "with conflicts, which are marked"
     )
-    addition.found.append(f"{name} races, and no patch fits: upstream has changed {change.path}.")
+    addition.found.append(f"{name}: no patch fits, since upstream has changed {change.path}.")
     addition.worklist.append(
-        f"{patch.name} merges into the new {change.path} {conflicts}. Review the proposal, make a "
-        f"patch of it, and name that in `patches`."
+        f"{patch.name} merges into the new {change.path} {conflicts}. Review the proposal, and "
+        f"make a patch of it."
     )
 
 
@@ -223,15 +214,12 @@ def format_record(release: Release) -> str:
     lines = [f'version = "{release.version}"']
     lines += [f'tag = "{release.tag}"'] if release.tag else []
     lines += [f'commit = "{release.commit}"'] if release.commit else []
-    status = ", ".join(f'{layer} = "{word}"' for layer, word in release.status.items())
     lines += [
         f'archive = "{release.archive}"',
         f'sha256 = "{release.sha256}"',
         f"version_blobs = {quoted(release.version_blobs)}",
         f"needs_extensions = {str(release.needs_extensions).lower()}",
         *([f"undeclared = {quoted(release.undeclared)}"] if release.undeclared else []),
-        f"status = {{ {status} }}",
-        f"patches = {quoted(patch.name for patch in release.patches)}",
     ]
     return "[[release]]\n" + "\n".join(lines) + "\n"
 
@@ -247,3 +235,10 @@ def insert(text: str, release: Release) -> str:
             break
     blocks.insert(place, format_record(release).rstrip("\n"))
     return "\n\n".join(blocks) + "\n"
+
+
+def with_release(patch: Patch, version: str) -> str:
+    """The text of a patch that names one more release."""
+    return re.sub(
+        r"^(Releases: .*)$", rf"\g<1>, {version}", patch.text, count=1, flags=re.MULTILINE
+    )

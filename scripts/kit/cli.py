@@ -589,10 +589,14 @@ def add_release(version: str, check: bool, git_url: str) -> None:
         if not check:
             proposal.parent.mkdir(parents=True, exist_ok=True)
             proposal.write_text(text, encoding="utf-8")
+    for patch in addition.fits:
+        out.print(Text(f"{patch.name} names it from now on, in `Releases:`."))
     if not check:
         pins = releases.PATCHES / "releases.toml"
         text = adding.insert(pins.read_text(encoding="utf-8"), addition.release)
         patching.replace(pins, text.encode())
+        for patch in addition.fits:
+            patching.replace(patch.file, adding.with_release(patch, version).encode())
     addition.worklist += [
         "Name it in README.md, tox.ini and tests/kit/test_releases.py; 'scripts/test.sh --quick' "
         "says what is missing.",

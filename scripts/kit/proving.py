@@ -1,6 +1,5 @@
 """Shows the race on a pristine release, and its absence on the patched one."""
 
-import itertools
 import json
 import tempfile
 from collections.abc import Callable
@@ -142,8 +141,10 @@ def prove(
         latency: dict[str, Any] = {}
         if with_latency:
             notify("Latency, patched against pristine ...")
-            words = [(classes[layer], code[layer], tests[layer]) for layer in patched_layers]
-            measured = _run(python, pristine, "latency", *itertools.chain(*words))
+            words: list[str | Path] = []
+            for layer in patched_layers:
+                words += [classes[layer], code[layer], tests[layer]]
+            measured = _run(python, pristine, "latency", *words)
             latency = dict(zip(patched_layers, measured, strict=True))
         layers_proved = [
             LayerProof(

@@ -1,5 +1,6 @@
 """`patches/releases.toml` and the patches it names."""
 
+import dataclasses
 import email.message
 import re
 import sys
@@ -9,7 +10,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
 from unidiff.patch import PatchSet
 
@@ -82,7 +83,7 @@ class Patch:
     @property
     def is_for_library(self) -> bool:
         """Whether it changes PyG itself, not its tests."""
-        return any(change.path.startswith("torch_geometric/") for change in self.changes)
+        return "\ndiff --git a/torch_geometric/" in self.text
 
     @property
     def author(self) -> str:
@@ -99,16 +100,20 @@ class Patch:
         lines = self.body.split("\n\n")[-1].splitlines()
         return dict(line.split(": ", 1) for line in lines if re.match(r"[A-Z][A-Za-z-]+: ", line))
 
+    @cached_property
+    def releases(self) -> list[str]:
+        """The words of its `Releases:` field: versions, or specifiers such as `>=2.0.4`."""
+        # Not by way of the whole message: every command reads this of every patch.
+        match = re.search(r"^Releases: (.*)$", self.text, flags=re.MULTILINE)
+        return match[1].split(", ") if match else []
+
     def fits(self, version: str) -> bool:
         """Whether its `Releases:` field covers a version."""
-        for word in self.fields().get("Releases", "").split(", "):
-            try:
-                if SpecifierSet(word).contains(version, prereleases=True):
-                    return True
-            except InvalidSpecifier:
-                if word == version:
-                    return True
-        return False
+        return version in self.releases or any(
+            SpecifierSet(word).contains(version, prereleases=True)
+            for word in self.releases
+            if not word[0].isdigit()
+        )
 
     @cached_property
     def hunks(self) -> PatchSet:
@@ -130,10 +135,13 @@ class Patch:
 
 @dataclass(frozen=True)
 class Release:
-    """A pinned PyG release; `patches/releases.toml` explains the fields.
+    """A pinned PyG release; `patches/releases.toml` explains most of the fields.
 
-    `status` leaves out the layers that it does not have, or that have not come
-    to keep a value of a call in `self` yet.
+    Attributes:
+        status: What became of each layer: `affected` where a patch changes it, `fixed` (by
+            upstream) where only its threaded test fits. A layer is left out where the
+            release does not have it, or has it from before it kept a value of a call.
+        patches: Those whose `Releases:` field names it, in the order of application.
     """
 
     version: str
@@ -252,25 +260,45 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def load() -> Catalogue:
-    """Reads `patches/releases.toml`."""
+    """Reads `patches/releases.toml`, and which patches say that they fit which release."""
     data = read_toml(PATCHES / "releases.toml")
-    patches: dict[str, Patch] = {}
+    classes: dict[str, str] = data["classes"]
+    catalogue = Catalogue((), data["series"], classes, data.get("requires", {}))
+    patches = [patch for series in catalogue.series for patch in find_patches(series, catalogue)]
     releases = []
     for record in data["release"]:
-        for name in record["patches"]:
-            patches.setdefault(name, Patch(name, PATCHES / name))
+        version = record["version"]
+        takes = tuple(patch for patch in patches if patch.fits(version))
+        changed = {patch.series for patch in takes if patch.is_for_library}
+        tested = {patch.file.stem for patch in takes if patch.series == "regression_test"}
         releases.append(
             Release(
-                version=record["version"],
+                version=version,
                 tag=record.get("tag"),
                 commit=record.get("commit"),
                 archive=record["archive"],
                 sha256=record["sha256"],
                 version_blobs=tuple(record["version_blobs"]),
                 needs_extensions=record["needs_extensions"],
-                status=record["status"],
-                patches=tuple(patches[name] for name in record["patches"]),
+                status={
+                    layer: "affected" if layer in changed else "fixed"
+                    for layer in classes
+                    if layer in changed | tested
+                },
+                patches=takes,
                 undeclared=tuple(record.get("undeclared", ())),
             )
         )
-    return Catalogue(tuple(releases), data["series"], data["classes"], data.get("requires", {}))
+    return dataclasses.replace(catalogue, releases=tuple(releases))
+
+
+def find_patches(series: str, catalogue: Catalogue) -> list[Patch]:
+    """The patches of a series, in the order in which they are applied."""
+    files = list((PATCHES / series).glob("*.patch"))
+    if series == "regression_test":
+        # What all of them need comes first.
+        order = {name: number for number, name in enumerate(("helpers", *catalogue.classes))}
+        files.sort(key=lambda file: order.get(file.stem, len(order)))
+    else:
+        files.sort(key=lambda f: (f.stem.endswith("-test"), Version(f.stem.removesuffix("-test"))))
+    return [Patch(f"{series}/{file.name}", file) for file in files]

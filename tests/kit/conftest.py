@@ -154,7 +154,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> World:
         git("commit", "-qm", version, cwd=upstream)
         git("tag", version, cwd=upstream)
         sdist = make_sdist(index, version)
-        takes = ["gatv2_conv/1.8.0.patch", "gatv2_conv/1.8.0-test.patch"] if affected else []
         records.append(
             releases.Release(
                 version=version,
@@ -164,11 +163,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> World:
                 sha256=hashlib.sha256(sdist.read_bytes()).hexdigest(),
                 version_blobs=(git("rev-parse", f"HEAD:{VERSION_FILE}", cwd=upstream).strip(),),
                 needs_extensions=True,
-                status={"gatv2_conv": "affected" if affected else "fixed"},
-                patches=tuple(
-                    releases.Patch(name, patches / name)
-                    for name in [*takes, "regression_test/gatv2_conv.patch"]
-                ),
+                status={},
+                patches=(),
             )
         )
     # There is no archive of the nightly: nothing asks for it.
