@@ -3,6 +3,9 @@
 set -euo pipefail
 # shellcheck source=scripts/environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
-# The report is drawn with matplotlib, which only the environment of the tests has.
-if [ "${1:-}" = report ]; then tools_python test; else tools_python kit; fi
+# Pages are drawn with matplotlib, which only the environment of the tests has.
+case " $* " in
+  " report "* | *" --survey "* | *" --render "*) tools_python test ;;
+  *) tools_python kit ;;
+esac
 exec "$python" "$root/scripts/kit" "$@"

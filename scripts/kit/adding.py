@@ -12,7 +12,7 @@ from packaging.version import InvalidVersion, Version
 from kit import patching, releases, sources
 from kit.errors import UsageError
 from kit.processes import run
-from kit.releases import NO_BLOB, VERSION_FILE, Catalogue, Patch, Release
+from kit.releases import VERSION_FILE, Catalogue, Patch, Release
 
 # From this release on, PyG can be imported without torch-scatter and torch-sparse.
 _WITHOUT_EXTENSIONS = Version("2.3.0")

@@ -170,7 +170,7 @@ def _touched(release: Release, name: str) -> str:
     return patch.changes[0].path
 
 
-def _run(python: Path, tree: Path, *arguments: str | Path) -> Any:
+def _run(python: Path, tree: Path, *arguments: str | Path) -> Any:  # noqa: ANN401
     env = {"PYTHONPATH": str(tree)}
     if environments.describe(python).tag.endswith("t"):
         # Packages that do not know of free threading would turn the lock on again.

@@ -120,10 +120,14 @@ def gather(directory: Path, catalogue: Catalogue, expected: Sequence[str], comma
         )
     order = [release.version for release in catalogue.releases]
     cells.sort(key=lambda cell: (order.index(cell.release), cell.column))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    machine = f"{platform.system()} {platform.machine()}, {cores} cores"
     found = {cell.environment for cell in cells}
-    return Status(machine, command, cells, [name for name in expected if name not in found])
+    return Status(machine(), command, cells, [name for name in expected if name not in found])
+
+
+def machine() -> str:
+    """The machine, in words."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{platform.system()} {platform.machine()}, {cores} cores"
 
 
 def _cell(name: str, proof: dict[str, Any], suite: ElementTree.Element) -> Cell:
@@ -244,7 +248,8 @@ def render(status: Status, catalogue: Catalogue) -> str:
         "of their calls gave the same on both trees, bit for bit; those that fail on the "
         "pristine release as well are in brackets. *Upstream's* are its own tests in "
         "`test/nn/conv` that passed with `FULL_TEST=1`, before and after, where PyG came from git. "
-        f"Left out, with reasons in `tests/pyg/conv_suite.py`: {', '.join(sorted(left_out))}. "
+        "Left out, with reasons in `scripts/kit/programs/layers.py`: "
+        f"{', '.join(sorted(left_out))}. "
         f"Where torch-cluster, torch-spline-conv or pyg-lib is missing, these cannot run "
         f"either: {', '.join(sorted(lacking)) or 'none'}.",
     ]

@@ -57,6 +57,8 @@ RACES = {
     "lpformer": ("2.7.0", None),
     "gat_conv": ("1.7.1", "2.1.0.post1"),
     "hypergraph_conv": ("1.7.1", "2.0.4"),
+    "autoencoder": ("1.7.1", None),
+    "to_hetero_with_bases": ("2.0.0", None),
 }
 
 

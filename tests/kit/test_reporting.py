@@ -74,7 +74,7 @@ def test_gather(world: World, tmp_path: Path) -> None:
     assert "these have not run: `pyg200-torch213`" in page
     assert "2026-11-23 18:37 UTC" in page
     assert "50 of 50, 0 of 50" in page
-    assert "Left out, with reasons in `tests/pyg/conv_suite.py`: FusedGATConv, Mess" in page
+    assert "Left out, with reasons in `scripts/kit/programs/layers.py`: FusedGATConv, Mess" in page
 
 
 def test_python_without_the_gil_has_a_column_of_its_own(world: World, tmp_path: Path) -> None:

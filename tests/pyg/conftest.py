@@ -18,14 +18,16 @@ from patched_layers import LAYERS
 
 HERE = Path(__file__).parent
 
+# What runs layers under a tracer, and forces the interleavings.
+AUDIT = HERE.parents[1] / "scripts" / "kit" / "programs" / "audit.py"
+
 # The threaded regression test of a layer, in PyG's own test tree.
 REGRESSION_TEST = "test/nn/conv/test_{}_thread_safety.py"
 
-# What is observed of each patched layer.
-OBSERVATIONS = [
-    "settings:{}",
+# What is observed of each patched layer; and more, where it passes messages itself.
+OBSERVATIONS = ["settings:{}", "compiled:{}:graph"]
+CONV_OBSERVATIONS = [
     "jit:{}",
-    "compiled:{}:graph",
     "hooks:{}",
     "explain:{}",
     "decomposed_layers:{}",
@@ -78,9 +80,18 @@ def find_patched(config: pytest.Config) -> list[str]:
     ]
 
 
+def find_patched_convs(config: pytest.Config) -> list[str]:
+    """Those that pass messages themselves."""
+    return [name for name in find_patched(config) if LAYERS[name].message]
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     # A test is made for each layer that it is about: nothing is there to be skipped.
-    for name, find in (("tested_layer", find_tested), ("patched_layer", find_patched)):
+    for name, find in (
+        ("tested_layer", find_tested),
+        ("patched_layer", find_patched),
+        ("patched_conv", find_patched_convs),
+    ):
         if name in metafunc.fixturenames:
             metafunc.parametrize(name, find(metafunc.config))
 
@@ -125,26 +136,33 @@ def pickles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def observations(
-    trees: dict[str, Path], same_library: bool, pickles: dict[str, Path], pytestconfig: pytest.Config
+    trees: dict[str, Path],
+    same_library: bool,
+    pickles: dict[str, Path],
+    pytestconfig: pytest.Config,
 ) -> dict[str, dict[str, Any]]:
     """All observations of each tree, made once: the import of torch takes longer than most."""
     layers = find_patched(pytestconfig)
     requests = ["conv_suite"]
     requests += [request.format(layer) for layer in layers for request in OBSERVATIONS]
+    convs = find_patched_convs(pytestconfig)
+    requests += [request.format(layer) for layer in convs for request in CONV_OBSERVATIONS]
     if "gatv2_conv" in layers:
         requests.append("compiled:gatv2_conv:inductor")
     if same_library:
         seen = run_observe(trees["pristine"], *requests)
         return {"pristine": seen, "patched": seen}
-    dumps, loads = (
-        {tree: [f"{what}:{layer}:{pickles[tree]}" for layer in layers] for tree in trees}
-        for what in ("dump", "load")
-    )
-    pristine = run_observe(trees["pristine"], *requests, *dumps["pristine"])
+    # Both make the same calls in the same order: TorchScript, which some layers use
+    # inside, computes in another way once it has seen a function often enough.
+    seen = {
+        tree: run_observe(path, *requests, *(f"dump:{layer}:{pickles[tree]}" for layer in convs))
+        for tree, path in trees.items()
+    }
     # Read before anything is built: a class is set up when its first layer is.
-    patched = run_observe(trees["patched"], *loads["pristine"], *requests, *dumps["patched"])
-    pristine |= run_observe(trees["pristine"], *loads["patched"])
-    return {"pristine": pristine, "patched": patched}
+    for reader, writer in (("pristine", "patched"), ("patched", "pristine")):
+        loads = [f"load:{layer}:{pickles[writer]}" for layer in convs]
+        seen[reader] |= run_observe(trees[reader], *loads)
+    return seen
 
 
 @pytest.fixture

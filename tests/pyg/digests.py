@@ -1,21 +1,18 @@
 """Shows results such that two are equal if they are the same bit for bit."""
 
 import hashlib
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
-import torch_geometric
 
-try:
-    from torch_sparse import SparseTensor
-except ImportError:
-    SparseTensor = None
+# The programs of the kit import nothing of the kit, and are no package.
+sys.path.insert(0, str(Path(__file__).parents[2] / "scripts" / "kit" / "programs"))
+from layers import SPARSE_FORMS, VERSION, SparseTensor
 
-# PyG takes the sparse tensors of torch from 2.3.0 on.
-VERSION = tuple(int(part) for part in torch_geometric.__version__.split(".")[:2])
-SPARSE_FORMS = ["csr", "csc"] if VERSION >= (2, 3) else []
-SPARSE_FORMS += ["SparseTensor"] if SparseTensor else []
+__all__ = ["SPARSE_FORMS", "VERSION", "SparseTensor", "digest", "observed"]
 
 
 def digest(value: Any) -> Any:

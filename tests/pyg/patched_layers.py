@@ -17,16 +17,19 @@ class Layer:
         module: Where that is, from the root of a tree.
         arguments: The arguments that it is built with.
         factors: What is varied of its arguments. A release takes those it knows.
-        message: The argument of `message()` with the features of the neighbours.
+        message: The argument of `message()` with the features of the neighbours;
+            None where the layer is no `MessagePassing` itself.
         forced: How the two calls that are forced to race end on a pristine
             release: right, crashed, silently wrong.
+        num_settings: How many random settings are compared.
+        keywords: More arguments, for what is not a random setting.
     """
 
     cls: str
     module: str
     arguments: dict[str, Any]
     factors: dict[str, list[Any]]
-    message: str = "x_j"
+    message: str | None = "x_j"
     forced: tuple[int, int, int] = (0, 1, 1)
     num_settings: int = 150
     keywords: dict[str, Any] = field(default_factory=dict)
@@ -129,6 +132,24 @@ LAYERS: dict[str, Layer] = {
             "negative_slope": [0.2, 0.01],
         },
         forced=(1, 0, 1),
+    ),
+    "autoencoder": Layer(
+        "VGAE",
+        "torch_geometric/nn/models/autoencoder.py",
+        {},
+        {},
+        message=None,
+        forced=(1, 0, 1),
+        num_settings=40,
+    ),
+    "to_hetero_with_bases": Layer(
+        "HeteroBasisConv",
+        "torch_geometric/nn/to_hetero_with_bases_transformer.py",
+        {},
+        {"num_bases": [1, 2]},
+        message=None,
+        num_settings=40,
+        keywords={"num_bases": 2},
     ),
 }
 

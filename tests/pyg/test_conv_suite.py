@@ -19,7 +19,7 @@ def test_conv_suite(observe: Callable[..., Any], record_property: Record) -> Non
     pristine, patched = (observe(tree, "conv_suite") for tree in ("pristine", "patched"))
     exported = pristine["exported"]
     assert sorted([*pristine["layers"], *pristine["left_out"]]) == exported, (
-        "Layers are neither built nor left out with a reason: see LAYERS in conv_suite.py."
+        "Layers are neither built nor left out with a reason: see LAYERS in programs/layers.py."
     )
     assert patched["exported"] == exported
     calls: Counter[str] = Counter()

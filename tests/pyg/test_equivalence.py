@@ -34,8 +34,8 @@ def test_settings(observe: Observe, patched_layer: str) -> None:
     assert len({str(case["result"]) for case in right}) == len(right)
 
 
-def test_jit(observe: Observe, patched_layer: str) -> None:
-    compare_compiled(*both(observe, f"jit:{patched_layer}"), "TorchScript")
+def test_jit(observe: Observe, patched_conv: str) -> None:
+    compare_compiled(*both(observe, f"jit:{patched_conv}"), "TorchScript")
 
 
 def test_compile(observe: Observe, patched_layer: str) -> None:
@@ -57,26 +57,26 @@ def compare_compiled(pristine: dict[str, Any], patched: dict[str, Any], compiler
         pytest.skip(f"{compiler} does not take the pristine layer either: {error}")
 
 
-def test_explain(observe: Observe, patched_layer: str) -> None:
-    pristine, patched = both(observe, f"explain:{patched_layer}")
+def test_explain(observe: Observe, patched_conv: str) -> None:
+    pristine, patched = both(observe, f"explain:{patched_conv}")
     assert patched == pristine
 
 
-def test_decomposed_layers(observe: Observe, patched_layer: str) -> None:
-    pristine, patched = both(observe, f"decomposed_layers:{patched_layer}")
+def test_decomposed_layers(observe: Observe, patched_conv: str) -> None:
+    pristine, patched = both(observe, f"decomposed_layers:{patched_conv}")
     assert patched == pristine
 
 
-def test_hooks(observe: Observe, patched_layer: str) -> None:
-    pristine, patched = both(observe, f"hooks:{patched_layer}")
+def test_hooks(observe: Observe, patched_conv: str) -> None:
+    pristine, patched = both(observe, f"hooks:{patched_conv}")
     assert patched == pristine
     assert "result" in pristine
     # `HypergraphConv` calls `propagate()` twice.
     assert len(pristine["names"]) in (len(pristine["known"]), 2 * len(pristine["known"]))
 
 
-def test_subclasses(observe: Observe, patched_layer: str) -> None:
-    pristine, patched = both(observe, f"subclasses:{patched_layer}")
+def test_subclasses(observe: Observe, patched_conv: str) -> None:
+    pristine, patched = both(observe, f"subclasses:{patched_conv}")
     # What worked works, and gives the same; what failed may work now.
     worked = {name for name, case in pristine.items() if "result" in case}
     assert {"CallsSuper", "OverridesForward"} <= worked
@@ -93,9 +93,9 @@ def test_subclasses(observe: Observe, patched_layer: str) -> None:
     assert {name: patched[name] for name in worked} == {name: pristine[name] for name in worked}
 
 
-def test_subclass_is_told_what_to_change(observe: Observe, patched_layer: str) -> None:
-    pristine, patched = both(observe, f"subclasses_with_weights:{patched_layer}")
-    if patched_layer in ("lpformer", "hypergraph_conv"):  # which return no weights
+def test_subclass_is_told_what_to_change(observe: Observe, patched_conv: str) -> None:
+    pristine, patched = both(observe, f"subclasses_with_weights:{patched_conv}")
+    if patched_conv in ("lpformer", "hypergraph_conv"):  # which return no weights
         assert patched["CallsSuper"] == pristine["CallsSuper"]
         return
     assert "result" in pristine["CallsSuper"]
@@ -107,7 +107,7 @@ def test_subclass_is_told_what_to_change(observe: Observe, patched_layer: str) -
 
 @pytest.mark.parametrize("writer, reader", [("pristine", "patched"), ("patched", "pristine")])
 def test_pickles_cross(
-    observe: Observe, pickles: dict[str, Path], patched_layer: str, writer: str, reader: str
+    observe: Observe, pickles: dict[str, Path], patched_conv: str, writer: str, reader: str
 ) -> None:
-    arguments = f"{patched_layer}:{pickles[writer]}"
+    arguments = f"{patched_conv}:{pickles[writer]}"
     assert observe(reader, f"load:{arguments}") == observe(writer, f"dump:{arguments}")

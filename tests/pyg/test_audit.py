@@ -1,0 +1,44 @@
+"""The audit finds the races that the patches are for, and none once they are applied."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import AUDIT, find_patched, find_tested, run_python
+from patched_layers import LAYERS
+
+
+@pytest.fixture(scope="session")
+def audited(trees: dict[str, Path], pytestconfig: pytest.Config) -> dict[str, dict[str, Any]]:
+    """What the audit says of the tested layers, on each tree."""
+    names = [LAYERS[layer].cls for layer in find_tested(pytestconfig)]
+    options = [word for name in names for word in ("--layer", name)]
+    seen = {}
+    for tree, path in trees.items():
+        ended = run_python(path, AUDIT, "layers", *options, "--calls", "16")
+        assert ended.returncode == 0, ended.stderr
+        seen[tree] = json.loads(ended.stdout.splitlines()[-1])["layers"]
+    return seen
+
+
+def confirmed(forms: dict[str, Any]) -> set[str]:
+    """The attributes whose race was forced, in any form."""
+    assert any("error" not in form for form in forms.values()), forms
+    writes = [write for form in forms.values() for write in form.get("writes", ())]
+    return {write["attribute"] for write in writes if write["verdict"] == "confirmed"}
+
+
+def test_pristine(
+    audited: dict[str, dict[str, Any]], pytestconfig: pytest.Config, tested_layer: str
+) -> None:
+    found = confirmed(audited["pristine"][LAYERS[tested_layer].cls]["forms"])
+    if tested_layer not in find_patched(pytestconfig):
+        assert found == set()
+    else:
+        assert found <= {"_alpha", "flow", "__mu__", "__logstd__", "_edge_type"}
+        assert found
+
+
+def test_patched(audited: dict[str, dict[str, Any]], tested_layer: str) -> None:
+    assert confirmed(audited["patched"][LAYERS[tested_layer].cls]["forms"]) == set()

@@ -1,0 +1,474 @@
+"""The audit: what it says of modules whose races are known, and of mistakes in its use."""
+
+import json
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import AUDIT, run_python
+
+
+@pytest.fixture(scope="module", autouse=True)
+def once(trees: dict[str, Path]) -> None:
+    """These models are none of PyG's, so that one environment a torch is enough."""
+    version_file = trees["pristine"] / "torch_geometric" / "__init__.py"
+    if not re.search(r"^__version__ = '[\d.]+dev", version_file.read_text(), re.M):
+        pytest.skip("about the program, not about the release: the nightly's environments run it")
+
+
+# A model of small modules: each is a case, named after what it does.
+TOYS = """
+import threading
+
+import torch
+from torch import nn
+
+
+class Attribute(nn.Module):
+    def forward(self, x):
+        self.cache = x * 2
+        y = x + 1
+        return y + self.cache
+
+
+class Deleted(nn.Module):
+    def forward(self, x):
+        self.cache = x * 2
+        y = self.cache + 1
+        del self.cache
+        return y
+
+
+class Flag(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.flow = 'a'
+
+    def forward(self, x):
+        self.flow = 'a'
+        y = x * (2 if self.flow == 'a' else 3)
+        self.flow = 'b'
+        return y + (2 if self.flow == 'a' else 3)
+
+
+class ReadFirst(nn.Module):
+    busy = False
+
+    def forward(self, x):
+        factor = 3 if self.busy else 2
+        self.busy = True
+        y = x * factor
+        self.busy = False
+        return y
+
+
+class Size(nn.Module):
+    def forward(self, x):
+        self.rows = x.size(0)
+        return x.sum() / self.rows
+
+
+class Property(nn.Module):
+    @property
+    def cache(self):
+        return self._cache
+
+    @cache.setter
+    def cache(self, value):
+        self._cache = value
+
+    def forward(self, x):
+        self.cache = x * 2
+        return self.cache + 1
+
+
+class OwnSetter(nn.Module):
+    def __setattr__(self, name, value):
+        if name == 'cache':
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
+    def forward(self, x):
+        self.cache = x * 2
+        return self.cache + 1
+
+
+class PastSetter(nn.Module):
+    def forward(self, x):
+        self.__dict__['cache'] = x * 2
+        y = self.cache + 1
+        self.__dict__['cache'] = None
+        return y
+
+
+class Buffer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer('state', torch.zeros(8))
+
+    def forward(self, x):
+        self.state.copy_(x[0])
+        return x + self.state
+
+
+class HeldDict(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.held = {}
+
+    def forward(self, x):
+        self.held['value'] = x * 2
+        return x + self.held['value']
+
+
+class HeldDictOnce(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.held = {}
+
+    def forward(self, x):
+        held = self.held
+        held['value'] = x * 2
+        for _ in range(200):
+            x = x + 1
+        return x + held['value']
+
+
+class Unregistered(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.hidden = [Attribute()]
+
+    def forward(self, x):
+        return self.hidden[0](x)
+
+
+class NotReadBack(nn.Module):
+    def forward(self, x):
+        self.last = x
+        return x * 2
+
+
+class Neighbour(nn.Module):
+    # Only `first` matters, and the other one is written and read beside it.
+    def forward(self, x):
+        self.first, self.second = x * 2, x * 3
+        self.second = self.second.clamp(max=1)
+        return self.first + 1
+
+
+class Same(nn.Module):
+    def forward(self, x):
+        self.mode = 'mean'
+        return x.mean(0) if self.mode == 'mean' else x.sum(0)
+
+
+class Locked(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.guard = [threading.Lock()]
+
+    def forward(self, x):
+        with self.guard[0]:
+            self.cache = x * 2
+            return self.cache + 1
+
+
+class Cached(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.constant = None
+
+    def forward(self, x):
+        if self.constant is None:
+            self.constant = torch.ones(8)
+        return x + self.constant
+
+
+class Clean(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.parts = nn.Sequential(nn.Linear(8, 8), nn.Dropout(), nn.BatchNorm1d(8))
+
+    def forward(self, x):
+        return self.parts(x)
+
+
+CASES = [Attribute, Deleted, Flag, ReadFirst, Size, Property, OwnSetter, PastSetter, Buffer,
+         HeldDict, HeldDictOnce, Unregistered, NotReadBack, Neighbour, Same, Locked, Cached, Clean]
+
+
+class Toys(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.cases = nn.ModuleDict({cls.__name__: cls() for cls in CASES})
+        self.convs = nn.ModuleList([Clean(), Attribute()])
+
+    def forward(self, x, scale=None):
+        print('the model prints')
+        outs = {name: case(x) for name, case in self.cases.items()}
+        return {**outs, 'convs': [conv(x) for conv in self.convs], 'nothing': None}
+
+
+calls = []
+
+
+def get_inputs():
+    # The last request has another shape than the others.
+    calls.append(1)
+    return torch.randn(5 if len(calls) == 4 else 4, 8)
+
+
+def get_request():
+    return {'x': torch.randn(4, 8), 'scale': None}
+
+
+def get_same():
+    return (torch.ones(4, 8),)
+
+
+def get_wrong():
+    return torch.randn(4, 7)
+
+
+def get_broken():
+    raise KeyError('there is no such graph')
+
+
+class Nothing(nn.Module):
+    def forward(self, x):
+        return None
+
+
+class Noise(nn.Module):
+    def forward(self, x, scale):
+        self.cache = torch.rand(4, 8)
+        return x + self.cache
+
+
+class Carried(nn.Module):
+    last = 0
+
+    def forward(self, x, scale):
+        out, self.last = x + self.last, x
+        return out
+
+
+class Keen(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.dropout = nn.Dropout(0.0)
+
+    def train(self, mode=True):
+        return self
+
+    def forward(self, x, scale):
+        return x.mul_(2) + 1
+
+
+def get_number():
+    return 3
+"""
+
+
+@pytest.fixture(scope="module")
+def toys_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("toys")
+    (path / "toys.py").write_text(TOYS)
+    (path / "broken.py").write_text("raise ValueError('half a module')\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def run_audit(
+    trees: dict[str, Path], toys_directory: Path
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs the program beside the file of toys."""
+    return lambda *arguments: run_python(trees["pristine"], AUDIT, *arguments, cwd=toys_directory)
+
+
+def get_json(result: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    assert result.returncode == 0, result.stderr
+    found: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+    return found
+
+
+@pytest.fixture(scope="module")
+def toys(run_audit: Callable[..., Any]) -> dict[str, Any]:
+    result = run_audit("model", "toys:Toys", "toys:get_inputs", "--calls", "80")
+    assert result.stdout.count("\n") == 1
+    assert "the model prints" in result.stderr
+    return get_json(result)
+
+
+CONFIRMED = [
+    ("Attribute", "cache", "assignment"),
+    ("Deleted", "cache", "assignment"),
+    ("Flag", "flow", "assignment"),
+    ("ReadFirst", "busy", "assignment"),
+    ("Size", "rows", "assignment"),
+    ("Property", "_cache", "assignment"),
+    ("OwnSetter", "cache", "assignment"),
+    ("PastSetter", "cache", "change past __setattr__"),
+    ("Buffer", "state", "in-place change"),
+    ("HeldDict", "held", "in-place change"),
+    ("Neighbour", "first", "assignment"),
+]
+
+
+def find_write(audited: dict[str, Any], submodule: str, attribute: str) -> dict[str, Any]:
+    found = [
+        write
+        for write in audited["writes"]
+        if (write["submodule"], write["attribute"]) == (submodule, attribute)
+    ]
+    assert len(found) == 1, audited["writes"]
+    return found[0]
+
+
+@pytest.mark.parametrize(("case", "attribute", "how"), CONFIRMED)
+def test_race_is_confirmed(toys: dict[str, Any], case: str, attribute: str, how: str) -> None:
+    write = find_write(toys, f"cases.{case}", attribute)
+    assert (write["verdict"], write["how"]) == ("confirmed", how), write
+    interleaved = write["interleaved"]
+    assert interleaved["crashed"] + interleaved["silently_wrong"] > 0
+    assert interleaved["calls"] == 2 * interleaved["pairs"]
+    places = write["read"] + write["written"]
+    lines = {line for file, line, function in places if (file, function) == ("toys.py", "forward")}
+    assert lines or case == "Property"
+    assert "toys.py:" in write["reason"]
+
+
+def test_mix_ups_of_every_kind(toys: dict[str, Any]) -> None:
+    # A value of the same shape is taken silently; what is gone makes a crash.
+    silent = find_write(toys, "cases.Attribute", "cache")
+    assert silent["interleaved"]["crashed"] == 0
+    assert "silently wrong" in silent["reason"]
+    crashed = find_write(toys, "cases.Deleted", "cache")
+    assert crashed["interleaved"]["crashed"] > 0
+    assert "AttributeError" in crashed["reason"]
+    written = TOYS.splitlines().index("        self.cache = x * 2") + 1
+    assert silent["written"] == [["toys.py", written, "forward"]]
+    assert silent["read"] == [["toys.py", written + 2, "forward"]]
+
+
+def test_modules_in_modules(toys: dict[str, Any]) -> None:
+    assert find_write(toys, "convs.1", "cache")["verdict"] == "confirmed"
+    hidden = [write for write in toys["writes"] if write["submodule"] == "(not registered)"]
+    seen = [(write["class"], write["attribute"], write["verdict"]) for write in hidden]
+    assert seen == [("Attribute", "cache", "confirmed")]
+
+
+@pytest.mark.parametrize(
+    ("case", "attribute", "verdict", "reason"),
+    [
+        ("NotReadBack", "last", "not read back", "no call reads it"),
+        ("Neighbour", "second", "refuted", "every interleaving"),
+        ("Same", "mode", "refuted", "both threads write the same value: 'mean'"),
+        ("Locked", "cache", "refuted", "a lock?"),
+        ("HeldDictOnce", "held", "not forced", "left to the stress"),
+        ("Cached", "constant", "not forced", "only first calls write it"),
+    ],
+)
+def test_what_is_not_confirmed(
+    toys: dict[str, Any], case: str, attribute: str, verdict: str, reason: str
+) -> None:
+    write = find_write(toys, f"cases.{case}", attribute)
+    assert write["verdict"] == verdict, write
+    assert reason in write["reason"]
+    assert write["first_call_only"] == (case == "Cached")
+
+
+def test_clean_modules_are_cleared(toys: dict[str, Any]) -> None:
+    written = {write["submodule"] for write in toys["writes"]}
+    assert not any("Clean" in name or name.startswith("convs.0") for name in written)
+
+
+def test_the_rest_of_the_report(toys: dict[str, Any]) -> None:
+    assert toys["requests"] == 4
+    assert not toys["nondeterministic"]
+    assert {"class": "Flag", "module": "toys", "file": "toys.py"} in toys["classes"]
+    assert not any(cls["module"].startswith("torch.nn") for cls in toys["classes"])
+    stress = toys["stress"]
+    assert stress["calls"] == 80
+    assert stress["right"] + stress["crashed"] + stress["silently_wrong"] == 80
+    assert stress["hung"] == 0
+
+
+def test_arguments_changed_in_place(run_audit: Callable[..., Any]) -> None:
+    audited = get_json(run_audit("model", "toys:Keen", "toys:get_request", "--calls", "40"))
+    assert audited["writes"] == []
+    assert audited["stress"]["right"] == 40
+    notes = " ".join(audited["notes"])
+    assert "changes its arguments in place" in notes
+    assert "In training after eval(): the model, dropout." in notes
+
+
+@pytest.mark.parametrize("model", ["Noise", "Carried"])
+def test_what_is_not_deterministic_is_not_compared(
+    run_audit: Callable[..., Any], model: str
+) -> None:
+    audited = get_json(run_audit("model", f"toys:{model}", "toys:get_request"))
+    assert audited["nondeterministic"]
+    assert audited["stress"] is None
+    assert [write["verdict"] for write in audited["writes"]] == ["not forced"]
+    assert "not deterministic in one thread" in audited["writes"][0]["reason"]
+
+
+MISTAKES = [
+    ("toys.Toys", "toys:get_inputs", "should be package.module:factory"),
+    ("nowhere.models:get", "toys:get_inputs", "there is no module 'nowhere'"),
+    ("broken:get", "toys:get_inputs", "ValueError: half a module"),
+    ("toys:Toy", "toys:get_inputs", "toys has no 'Toy'. It has Attribute, Deleted"),
+    ("toys:get_number", "toys:get_inputs", "returned a int"),
+    ("toys:CASES", "toys:get_inputs", "which is a list"),
+    ("toys:get_broken", "toys:get_inputs", "KeyError: 'there is no such graph'"),
+    ("toys:Clean", "toys:get_broken", "KeyError: 'there is no such graph'"),
+    ("toys:Clean", "toys:get_same", "the same inputs 4 times"),
+    ("toys:Clean", "toys:get_wrong", "shapes cannot be multiplied"),
+    ("toys:Nothing", "toys:get_inputs", "nothing to compare"),
+]
+
+# All mistakes in one process, since the import of torch takes longer than any.
+MAKE_MISTAKES = """
+import contextlib, importlib.util, io, json, sys
+
+spec = importlib.util.spec_from_file_location('audit', sys.argv[1])
+audit = importlib.util.module_from_spec(spec)
+sys.modules['audit'] = audit
+spec.loader.exec_module(audit)
+told = []
+for mistake in json.loads(sys.argv[2]):
+    sys.argv = ['audit.py', 'model', *mistake[:2]]
+    with contextlib.redirect_stderr(io.StringIO()) as err:
+        told.append([audit.main(), err.getvalue()])
+sys.stderr.write(json.dumps(told))
+"""
+
+
+@pytest.fixture(scope="module")
+def told(trees: dict[str, Path], toys_directory: Path) -> list[tuple[int, str]]:
+    arguments = ("-c", MAKE_MISTAKES, AUDIT, json.dumps(MISTAKES))
+    result = run_python(trees["pristine"], *arguments, cwd=toys_directory)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == ""
+    return [tuple(mistake) for mistake in json.loads(result.stderr.splitlines()[-1])]
+
+
+@pytest.mark.parametrize("number", range(len(MISTAKES)), ids=[m[2] for m in MISTAKES])
+def test_mistakes_are_explained(told: list[tuple[int, str]], number: int) -> None:
+    status, message = told[number]
+    assert status == 2
+    assert MISTAKES[number][2] in message
+    assert "audit.py" not in message  # no traceback of ours
+
+
+def test_mistakes_end_the_program(run_audit: Callable[..., Any]) -> None:
+    result = run_audit("model", *MISTAKES[1][:2])
+    assert (result.returncode, result.stdout) == (2, "")
+    assert MISTAKES[1][2] in result.stderr
+    assert "Traceback" not in result.stderr
