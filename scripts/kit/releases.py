@@ -104,8 +104,8 @@ class Patch:
     def releases(self) -> list[str]:
         """The words of its `Releases:` field: versions, or specifiers such as `>=2.0.4`."""
         # Not by way of the whole message: every command reads this of every patch.
-        match = re.search(r"^Releases: (.*)$", self.text, flags=re.MULTILINE)
-        return match[1].split(", ") if match else []
+        match = re.search(r"^Releases: ?(.*)$", self.text, flags=re.MULTILINE)
+        return [word for word in match[1].split(", ") if word] if match else []
 
     def fits(self, version: str) -> bool:
         """Whether its `Releases:` field covers a version."""

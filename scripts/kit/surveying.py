@@ -271,9 +271,9 @@ def _run(python: Path, words: list[str], env: dict[str, str] | None) -> Any:  # 
 
 
 def dump(surveys: list[Survey], machine: str) -> str:
-    """The data of the page, as JSON."""
-    data = {"machine": machine, "surveys": [asdict(each) for each in surveys]}
-    return json.dumps(data, indent=1, sort_keys=True) + "\n"
+    """The data of the page, as JSON with a line a release."""
+    lines = ",\n".join(json.dumps(asdict(each), sort_keys=True) for each in surveys)
+    return f'{{"machine": {json.dumps(machine)}, "surveys": [\n{lines}\n]}}\n'
 
 
 def load(text: str) -> tuple[list[Survey], str]:
