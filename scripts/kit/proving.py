@@ -171,7 +171,8 @@ def _touched(release: Release, name: str) -> str:
 
 
 def _run(python: Path, tree: Path, *arguments: str | Path) -> Any:  # noqa: ANN401
-    env = {"PYTHONPATH": str(tree)}
+    # PyG 2.5.0 leaves compiled templates at home, under names that all of its trees share.
+    env = {"PYTHONPATH": str(tree), "PYG_HOME": f"{tree}.home"}
     if environments.describe(python).tag.endswith("t"):
         # Packages that do not know of free threading would turn the lock on again.
         env["PYTHON_GIL"] = "0"

@@ -342,7 +342,7 @@ def draw(status: Status, catalogue: Catalogue, file: Path) -> None:
     figure, axes = pyplot.subplots(
         len(heads),
         len(panels),
-        figsize=(1.4 + 1.05 * len(layers) * len(panels), 0.8 + 0.25 * sum(heights)),
+        figsize=(1.4 + 0.9 * len(layers) * len(panels), 0.8 + 0.25 * sum(heights)),
         squeeze=False,
         sharey="row",
         height_ratios=heights,

@@ -7,6 +7,7 @@ for one tree, for a user's model, and for the page in the docs on all releases.
 import json
 import os
 import re
+import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -201,7 +202,7 @@ def survey_model(python: Path, model: str, inputs: str, calls: int | None) -> di
     """
     options = [] if calls is None else ["--calls", str(calls)]
     # The user's own path stays: it is where their modules are found.
-    seen: dict[str, Any] = _run(python, ["model", model, inputs, *options], None)
+    seen: dict[str, Any] = _run(python, ["model", model, inputs, *options], {})
     static = _static_of(python, seen["classes"])
     for write in seen["writes"]:
         finding = static.get((write["class"], write["attribute"]))
@@ -255,11 +256,16 @@ def user_python(given: Path | None) -> Path:
     return Path(environment, "bin", "python") if environment else Path("python3")
 
 
-def _run(python: Path, words: list[str], env: dict[str, str] | None) -> Any:  # noqa: ANN401
+def _run(python: Path, words: list[str], env: dict[str, str]) -> Any:  # noqa: ANN401
+    variables = dict(env)
     if python.is_absolute() and environments.describe(python).tag.endswith("t"):
         # Packages that do not know of free threading would turn the lock on again.
-        env = {**(env or {}), "PYTHON_GIL": "0"}
-    result = run([python, PROGRAM, *words], env=env)
+        variables["PYTHON_GIL"] = "0"
+    with tempfile.TemporaryDirectory(prefix="pyg-threadsafe-") as home:
+        if words[0] == "layers":  # a user's model may need what lies at home
+            # PyG 2.5.0 leaves compiled templates there, under names that all trees share.
+            variables["PYG_HOME"] = home
+        result = run([python, PROGRAM, *words], env=variables)
     if result.returncode == _UNUSABLE:
         raise UsageError(result.stderr.strip())
     if result.returncode != 0:

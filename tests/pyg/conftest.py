@@ -102,6 +102,8 @@ def run_python(
     """Runs Python with a tree of PyG on its path."""
     # A torch extension of the user's, or PYTHONPATH, must not get in between.
     variables = {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1", **(env or {})}
+    # 2.5.0 leaves compiled templates there, under names that all of its trees share.
+    variables["PYG_HOME"] = f"{tree}.home"
     # Some layers add what they have put in a set, in the order of its hashes.
     variables["PYTHONHASHSEED"] = "0"
     if sysconfig.get_config_var("Py_GIL_DISABLED"):
