@@ -327,13 +327,12 @@ def compiled(layer: str, backend: str) -> Any:
             graphs.append(describe(graph.graph))
             return graph.forward
 
-        # Up to 2.4.0, the patched `HeteroBasisConv` breaks the graph at its context variable;
-        # later, its graph does not take the edge types, which it did and did not use.
+        # The patched `HeteroBasisConv` breaks the graph at its context variable.
         is_exempt = layer == "to_hetero_with_bases"
         conv = torch.compile(
             get_conv(layer),
             backend=show if backend == "graph" else backend,
-            fullgraph=not is_exempt or VERSION >= (2, 5),
+            fullgraph=not is_exempt,
         )
         result = conv(**inputs, **kwargs)
         return result, [] if is_exempt else graphs

@@ -1,5 +1,6 @@
 """Patched and pristine do the same, bit for bit."""
 
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -83,12 +84,16 @@ def test_subclasses(observe: Observe, patched_conv: str) -> None:
     # From 2.5.0 on, the arguments of `propagate()` and `message()` are compiled: by a
     # comment of the layer's, and by the types of `message()`. Without these, each
     # argument has to be there. What lacks `attention` is told so.
+    # (2.5.2 does not get as far as to compile, and hands on `inspect._empty`.)
     for name, error in (
-        ("OverridesForward", "missing 1 required positional argument: 'attention'"),
-        ("Untyped", "message() got an unexpected keyword argument 'attention'"),
+        (
+            "OverridesForward",
+            "missing 1 required positional argument: 'attention'|'_empty' has no attribute",
+        ),
+        ("Untyped", "message\\(\\) got an unexpected keyword argument 'attention'"),
     ):
         if name in worked and "error" in patched[name]:
-            assert error in patched[name]["error"]
+            assert re.search(error, patched[name]["error"])
             worked.discard(name)
     assert {name: patched[name] for name in worked} == {name: pristine[name] for name in worked}
 
