@@ -125,7 +125,6 @@ def prove(
         sources.materialize(release, source, patched)
         git("worktree", "add", "--quiet", pristine, "pristine", cwd=patched)
         patching.apply(patched, patching.plan(patched, release.patches))
-        environments.check_imports(python, patched, release)
         tests = {
             layer: patched / _touched(release, f"regression_test/{layer}.patch")
             for layer in release.status
@@ -136,15 +135,16 @@ def prove(
         # Where no patch changes a layer, both trees run the same code.
         for tree, layers in ((pristine, list(tests)), (patched, patched_layers)):
             notify(f"Threads on the {tree.name} tree: {_names(layers, classes)} ...")
-            seen = _run(python, tree, "threads", device, *(tests[layer] for layer in layers))
+            words: list[str | Path] = [device, *(tests[layer] for layer in layers)]
+            seen = _run(release, python, tree, "threads", *words)
             counts[tree] = dict(zip(layers, seen.pop("measured"), strict=True))
         latency: dict[str, Any] = {}
         if with_latency:
             notify("Latency, patched against pristine ...")
-            words: list[str | Path] = []
+            words = []
             for layer in patched_layers:
                 words += [classes[layer], code[layer], tests[layer]]
-            measured = _run(python, pristine, "latency", *words)
+            measured = _run(release, python, pristine, "latency", *words)
             latency = dict(zip(patched_layers, measured, strict=True))
         layers_proved = [
             LayerProof(
@@ -170,14 +170,16 @@ def _touched(release: Release, name: str) -> str:
     return patch.changes[0].path
 
 
-def _run(python: Path, tree: Path, *arguments: str | Path) -> Any:  # noqa: ANN401
-    # PyG 2.5.0 leaves compiled templates at home, under names that all of its trees share.
-    env = {"PYTHONPATH": str(tree), "PYG_HOME": f"{tree}.home"}
+def _run(release: Release, python: Path, tree: Path, *arguments: str | Path) -> Any:  # noqa: ANN401
+    # PyG leaves compiled templates in the directory for temporary files, and 2.5.0 at
+    # home, under names that all of its trees share.
+    env = {"PYTHONPATH": str(tree), "PYG_HOME": f"{tree}.home", "TMPDIR": str(tree.parent)}
     if environments.describe(python).tag.endswith("t"):
         # Packages that do not know of free threading would turn the lock on again.
         env["PYTHON_GIL"] = "0"
     result = run([python, PROGRAM, *arguments], env=env)
     if result.returncode != 0:
+        environments.check_imports(python, tree, release)
         raise ToolError(
             f"The proof could not be run on the {tree.name} tree: {last_lines(result.stderr)}"
         )

@@ -1,7 +1,7 @@
 """Tests that run against one PyG release: its pristine tree and its patched one.
 
-Nothing of PyG is imported here. Each observation is made in a process of its
-own, with one of the two trees on its path, since one process holds one PyG.
+Nothing of PyG is imported here, since one process holds one PyG. What looks at a
+tree runs in a process of its own, with that tree on its path.
 """
 
 import json
@@ -9,7 +9,8 @@ import os
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,13 @@ from patched_layers import LAYERS
 
 HERE = Path(__file__).parent
 
+PROGRAMS = HERE.parents[1] / "scripts" / "kit" / "programs"
+
 # What runs layers under a tracer, and forces the interleavings.
-AUDIT = HERE.parents[1] / "scripts" / "kit" / "programs" / "audit.py"
+AUDIT = PROGRAMS / "audit.py"
+
+# In seconds, for each program that is run.
+TIME_LIMIT = 600
 
 # The threaded regression test of a layer, in PyG's own test tree.
 REGRESSION_TEST = "test/nn/conv/test_{}_thread_safety.py"
@@ -40,6 +46,7 @@ CONV_OBSERVATIONS = [
 def pytest_addoption(parser: pytest.Parser) -> None:
     for name in ("pristine", "patched"):
         parser.addoption(f"--{name}", type=Path, help=f"the {name} tree of a PyG release")
+    parser.addoption("--release", default="", help="the name of the release, for the report")
 
 
 @pytest.fixture(scope="session")
@@ -96,36 +103,76 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             metafunc.parametrize(name, find(metafunc.config))
 
 
-def run_python(
-    tree: Path, *arguments: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    """Runs Python with a tree of PyG on its path."""
+def environment(tree: Path) -> dict[str, str]:
+    """The environment variables for what runs with a tree of PyG on its path."""
     # A torch extension of the user's, or PYTHONPATH, must not get in between.
-    variables = {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1", **(env or {})}
+    variables = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
     # 2.5.0 leaves compiled templates there, under names that all of its trees share.
     variables["PYG_HOME"] = f"{tree}.home"
     # Some layers add what they have put in a set, in the order of its hashes.
     variables["PYTHONHASHSEED"] = "0"
+    # The graphs are small: more threads get in each other's way, and in the way of
+    # the environment of the matrix that runs beside this one.
+    variables["OMP_NUM_THREADS"] = "1"
     if sysconfig.get_config_var("Py_GIL_DISABLED"):
         # Packages that do not know of free threading would turn the lock on again.
         variables["PYTHON_GIL"] = "0"
-    return subprocess.run(
-        [sys.executable, *map(str, arguments)],
-        cwd=cwd,
-        env={**os.environ, **variables},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    return variables
 
 
-def run_observe(tree: Path, *requests: str) -> dict[str, Any]:
+class Warm:
+    """A Python that has imported PyG from a tree, and runs programs in forks of itself."""
+
+    def __init__(self, tree: Path, directory: Path) -> None:
+        self.tree = tree
+        self.directory = directory
+        self.process = subprocess.Popen(
+            [sys.executable, HERE / "warm.py"],
+            # PyG leaves what it compiles in the directory for temporary files.
+            env={**environment(tree), "TMPDIR": str(directory)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(
+        self, *arguments: str | Path, cwd: Path | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs `python ARGUMENTS`."""
+        words = list(map(str, arguments))
+        outputs = [Path(tempfile.mkstemp(dir=self.directory)[1]) for _ in range(2)]
+        request = {
+            "arguments": words,
+            "cwd": str(cwd or Path.cwd()),
+            "stdout": str(outputs[0]),
+            "stderr": str(outputs[1]),
+            "time_limit": TIME_LIMIT,
+        }
+        assert self.process.stdin and self.process.stdout
+        print(json.dumps(request), file=self.process.stdin, flush=True)
+        answer = self.process.stdout.readline()
+        assert answer, f"PyG could not be imported from {self.tree}; see above."
+        texts = [output.read_text() for output in outputs]
+        return subprocess.CompletedProcess(words, int(answer), *texts)
+
+
+@pytest.fixture(scope="session")
+def warm(trees: dict[str, Path]) -> Iterator[dict[str, Warm]]:
+    """What runs programs on each tree."""
+    with tempfile.TemporaryDirectory(prefix="tests-pyg-") as directory:
+        started = {name: Warm(tree, Path(directory)) for name, tree in trees.items()}
+        yield started
+        for each in started.values():
+            each.process.communicate()
+
+
+def run_observe(warm: Warm, *requests: str) -> dict[str, Any]:
     """Makes observations on a tree, all in one process."""
-    result = run_python(tree, HERE / "observe.py", *requests)
+    result = warm.run(HERE / "observe.py", *requests)
     assert result.returncode == 0, result.stderr
     seen = json.loads(result.stdout.splitlines()[-1])
     # Seen from where it was meant to be seen.
-    assert Path(seen["torch_geometric"]).is_relative_to(tree.resolve())
+    assert Path(seen["torch_geometric"]).is_relative_to(warm.tree.resolve())
     observed: dict[str, Any] = seen["seen"]
     return observed
 
@@ -138,12 +185,12 @@ def pickles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def observations(
-    trees: dict[str, Path],
+    warm: dict[str, Warm],
     same_library: bool,
     pickles: dict[str, Path],
     pytestconfig: pytest.Config,
 ) -> dict[str, dict[str, Any]]:
-    """All observations of each tree, made once: the import of torch takes longer than most."""
+    """All observations of each tree, made once."""
     layers = find_patched(pytestconfig)
     requests = ["conv_suite"]
     requests += [request.format(layer) for layer in layers for request in OBSERVATIONS]
@@ -152,18 +199,18 @@ def observations(
     if "gatv2_conv" in layers:
         requests.append("compiled:gatv2_conv:inductor")
     if same_library:
-        seen = run_observe(trees["pristine"], *requests)
+        seen = run_observe(warm["pristine"], *requests)
         return {"pristine": seen, "patched": seen}
     # Both make the same calls in the same order: TorchScript, which some layers use
     # inside, computes in another way once it has seen a function often enough.
     seen = {
-        tree: run_observe(path, *requests, *(f"dump:{layer}:{pickles[tree]}" for layer in convs))
-        for tree, path in trees.items()
+        tree: run_observe(python, *requests, *(f"dump:{layer}:{pickles[tree]}" for layer in convs))
+        for tree, python in warm.items()
     }
     # Read before anything is built: a class is set up when its first layer is.
     for reader, writer in (("pristine", "patched"), ("patched", "pristine")):
         loads = [f"load:{layer}:{pickles[writer]}" for layer in convs]
-        seen[reader] |= run_observe(trees[reader], *loads)
+        seen[reader] |= run_observe(warm[reader], *loads)
     return seen
 
 

@@ -1,22 +1,21 @@
 """The audit finds the races that the patches are for, and none once they are applied."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import AUDIT, find_patched, find_tested, run_python
+from conftest import AUDIT, Warm, find_patched, find_tested
 from patched_layers import LAYERS
 
 
 @pytest.fixture(scope="session")
-def audited(trees: dict[str, Path], pytestconfig: pytest.Config) -> dict[str, dict[str, Any]]:
+def audited(warm: dict[str, Warm], pytestconfig: pytest.Config) -> dict[str, dict[str, Any]]:
     """What the audit says of the tested layers, on each tree."""
     names = [LAYERS[layer].cls for layer in find_tested(pytestconfig)]
     options = [word for name in names for word in ("--layer", name)]
     seen = {}
-    for tree, path in trees.items():
-        ended = run_python(path, AUDIT, "layers", *options, "--calls", "16")
+    for tree, python in warm.items():
+        ended = python.run(AUDIT, "layers", *options, "--calls", "16")
         assert ended.returncode == 0, ended.stderr
         seen[tree] = json.loads(ended.stdout.splitlines()[-1])["layers"]
     return seen

@@ -3,6 +3,8 @@
 import importlib.util
 import os
 import re
+import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from collections.abc import Callable
@@ -10,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import HERE, run_python
+from conftest import HERE, TIME_LIMIT, environment
 
 Record = Callable[[str, object], None]
 
@@ -54,8 +56,14 @@ def run_upstream(tree: Path, report: Path, full: bool) -> dict[str, str]:
     options = ["-q", "-n", "2", "-p", "seeding", "-p", "no:cacheprovider", "-c", os.devnull]
     options += ["--rootdir", str(tree), f"--junit-xml={report}"]
     paths = os.pathsep.join([str(tree), str(HERE / "plugins")])
-    env = {"FULL_TEST": "1" if full else "0", "PYTHONPATH": paths}
-    ended = run_python(tree, "-m", "pytest", *options, "test/nn/conv", cwd=tree, env=env)
+    ended = subprocess.run(
+        [sys.executable, "-m", "pytest", *options, "test/nn/conv"],
+        cwd=tree,
+        env={**environment(tree), "FULL_TEST": "1" if full else "0", "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        timeout=TIME_LIMIT,
+    )
     assert ended.returncode in (0, 1), ended.stdout[-2000:] + ended.stderr[-2000:]
     outcomes = {}
     for case in ElementTree.parse(report).iter("testcase"):

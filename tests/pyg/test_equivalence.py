@@ -114,5 +114,9 @@ def test_subclass_is_told_what_to_change(observe: Observe, patched_conv: str) ->
 def test_pickles_cross(
     observe: Observe, pickles: dict[str, Path], patched_conv: str, writer: str, reader: str
 ) -> None:
-    arguments = f"{patched_conv}:{pickles[writer]}"
-    assert observe(reader, f"load:{arguments}") == observe(writer, f"dump:{arguments}")
+    dumped = observe(writer, f"dump:{patched_conv}:{pickles[writer]}")
+    loaded = observe(reader, f"load:{patched_conv}:{pickles[writer]}")
+    assert loaded["results"] == [dumped, dumped]
+    scripted = observe(writer, f"jit:{patched_conv}")["Tensor, False"]
+    if "result" in scripted:
+        assert loaded["script"] == {"result": scripted["result"][0]}

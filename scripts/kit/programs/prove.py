@@ -23,7 +23,7 @@ import torch
 
 INTERLEAVED_ROUNDS = 50
 STRESS_THREADS = 8
-STRESS_CALLS = 100  # of each thread
+STRESS_CALLS = 50  # of each thread
 
 # Nodes, edges, rounds, and calls a round. Each round gives one ratio.
 GRAPHS = {"small": (100, 500, 200, 10), "middle": (10_000, 100_000, 25, 1)}
