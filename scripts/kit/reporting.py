@@ -218,7 +218,7 @@ def render(status: Status, catalogue: Catalogue) -> str:
     lines += [
         "How the calls of eight threads that share a layer ended: crashed, silently wrong, on the "
         "release as upstream made it; then the same once patched. *Fixed* is what upstream has "
-        "fixed: both trees run the same code. Where a cell is empty, the release does not have "
+        "fixed: no call fails on either tree. Where a cell is empty, the release does not have "
         "the layer, or has it from before it kept a value of a call in `self`.",
         "",
     ]
