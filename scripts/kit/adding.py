@@ -121,6 +121,8 @@ def _choose_patches(
         addition.fits += [patch for patch in chosen if not patch.fits(version)]
     elif not (trees[0] / library[-1].changes[0].path).exists():
         addition.found.append(f"{name}: this release does not have it.")
+    elif series in catalogue.optional and not _has_removed_lines(library[-1], trees[0]):
+        addition.found.append(f"{series}: nothing in this release to change.")
     elif series not in catalogue.classes or _still_races(library, trees[0]):
         _propose(addition, name, library[-1], catalogue, trees[0], source)
     else:
@@ -172,6 +174,14 @@ def _still_races(patches: Iterable[Patch], tree: Path) -> bool:
     return False
 
 
+def _has_removed_lines(patch: Patch, tree: Path) -> bool:
+    """Whether a file has, somewhere, all the lines that a patch removes."""
+    (file,) = patch.hunks
+    lines = (tree / file.path).read_text(encoding="utf-8").splitlines()
+    removed = [line.value for hunk in file for line in hunk if line.is_removed]
+    return {line.strip() for line in removed} <= {line.strip() for line in lines}
+
+
 def _propose(
     addition: Addition,
     name: str,
@@ -182,7 +192,7 @@ def _propose(
 ) -> None:
     """Merges the newest patch of a series into a variant that none of them fits."""
     (change,) = patch.changes
-    neighbour = [r for r in catalogue.releases if patch in r.patches][-1]
+    neighbour = [r for r in catalogue.releases if patch in r.all_patches()][-1]
     with tempfile.TemporaryDirectory(prefix="pyg-threadsafe-") as directory:
         base, patched = Path(directory) / "base", Path(directory) / "patched"
         for copy in (base, patched):

@@ -226,6 +226,13 @@ def cli(context: click.Context) -> None:
 @click.option(
     "--only", multiple=True, metavar="SERIES", help="Take this series alone. May be repeated."
 )
+@click.option(
+    "--with",
+    "added",
+    multiple=True,
+    metavar="SERIES",
+    help="Take this series as well, which is off by default. May be repeated.",
+)
 @click.option("--check", is_flag=True, help="Change nothing, say what would happen.")
 @click.option("--reverse", is_flag=True, help="Take the patches out again.")
 @click.option("--list", "show_list", is_flag=True, help="List the releases, or the patches of one.")
@@ -234,6 +241,7 @@ def apply(
     dest: Path | None,
     tree: Path | None,
     only: tuple[str, ...],
+    added: tuple[str, ...],
     check: bool,
     reverse: bool,
     show_list: bool,
@@ -253,7 +261,7 @@ def apply(
     if version is None:
         raise UsageError(_missing_version(catalogue, tree))
     release = catalogue.find(version)
-    patches = _select(release, catalogue, only)
+    patches = _select(release, catalogue, only, added, reverse)
     if tree is not None and dest is not None:
         raise UsageError("--tree and --dest exclude each other: one patches a tree, one makes one.")
     with _progress() as notify:
@@ -277,8 +285,16 @@ def _missing_version(catalogue: Catalogue, tree: Path | None) -> str:
     )
 
 
-def _select(release: Release, catalogue: Catalogue, only: tuple[str, ...]) -> list[Patch]:
-    for name in only:
+def _select(
+    release: Release,
+    catalogue: Catalogue,
+    only: tuple[str, ...],
+    added: tuple[str, ...],
+    reverse: bool,
+) -> list[Patch]:
+    if only and added:
+        raise UsageError("--only and --with exclude each other: --only may be repeated.")
+    for name in (*only, *added):
         if name not in catalogue.series:
             raise UsageError(
                 f"There is no series '{name}'. Expected one of: {', '.join(catalogue.series)}."
@@ -289,7 +305,10 @@ def _select(release: Release, catalogue: Catalogue, only: tuple[str, ...]) -> li
                 f"{', '.join(release.series())}."
             )
     wanted = {*only, *(needed for name in only for needed in catalogue.requires.get(name, ()))}
-    return [patch for patch in release.patches if not only or patch.series in wanted]
+    if not only:
+        # What is in the tree is taken out, asked for by name or not.
+        wanted = {name for name in release.series() if reverse or name not in catalogue.optional}
+    return [p for p in release.all_patches() if p.series in {*wanted, *added}]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -426,9 +445,10 @@ def _list(catalogue: Catalogue, version: str | None) -> None:
     if version is not None:
         release = catalogue.find(version)
         out.print(f"[bold]PyG {release.version}[/] takes:")
-        for patch in release.patches:
+        for patch in release.all_patches():
             out.print(Text.assemble("  ", (patch.series, "bold"), f": {patch.subject}"))
-            out.print(Text(f"    patches/{patch.name}", style="dim"))
+            note = "" if patch in release.patches else f"  (off by default: --with {patch.series})"
+            out.print(Text(f"    patches/{patch.name}{note}", style="dim"))
         return
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("PyG", vertical="bottom")
@@ -443,7 +463,8 @@ def _list(catalogue: Catalogue, version: str | None) -> None:
     out.print(table)
     out.print()
     for series, summary in catalogue.series.items():
-        out.print(Text.assemble((series, "bold"), f": {summary}"))
+        note = " (off by default)" if series in catalogue.optional else ""
+        out.print(Text.assemble((series, "bold"), f": {summary}{note}"))
 
 
 @cli.command(epilog=EXIT_CODES)
@@ -632,7 +653,7 @@ def validate(kind: str, git_url: str, offline: bool) -> None:
                     Text.assemble(("fault: ", "red"), f"PyG {finding.release.version}: {problem}")
                 )
             problems += len(finding.problems)
-            count += len(finding.release.patches) - len(finding.left_out)
+            count += len(finding.release.all_patches()) - len(finding.left_out)
             left_out += len(finding.left_out)
     if problems:
         raise ProofError(f"{problems} faults in patches/. Expected none.")

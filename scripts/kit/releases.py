@@ -142,6 +142,7 @@ class Release:
             upstream) where only its threaded test fits. A layer is left out where the
             release does not have it, or has it from before it kept a value of a call.
         patches: Those whose `Releases:` field names it, in the order of application.
+        optional: The same of the series that are taken only where the user asks for them.
     """
 
     version: str
@@ -153,6 +154,7 @@ class Release:
     needs_extensions: bool
     status: dict[str, str]
     patches: tuple[Patch, ...]
+    optional: tuple[Patch, ...] = ()
     undeclared: tuple[str, ...] = ()
 
     @property
@@ -170,8 +172,12 @@ class Release:
         return [layer for layer, status in self.status.items() if status == "affected"]
 
     def series(self) -> list[str]:
-        """The series that it takes, in order."""
-        return list(dict.fromkeys(patch.series for patch in self.patches))
+        """The series that there are for it, in order, the optional ones last."""
+        return list(dict.fromkeys(patch.series for patch in self.all_patches()))
+
+    def all_patches(self) -> tuple[Patch, ...]:
+        """All patches that there are for it."""
+        return (*self.patches, *self.optional)
 
 
 @dataclass(frozen=True)
@@ -183,12 +189,14 @@ class Catalogue:
         series: What each series is for.
         classes: The class of each layer.
         requires: The series that a series cannot do without, where a release has them.
+        optional: The series that are taken only where the user asks for them.
     """
 
     releases: tuple[Release, ...]
     series: dict[str, str]
     classes: dict[str, str]
     requires: dict[str, list[str]]
+    optional: tuple[str, ...] = ()
 
     def find(self, word: str) -> Release:
         """Returns the release that a version word names.
@@ -242,7 +250,7 @@ class Catalogue:
 
     def patches(self) -> list[Patch]:
         """Every patch that some release takes, each once."""
-        found = {patch.name: patch for release in self.releases for patch in release.patches}
+        found = {patch.name: patch for release in self.releases for patch in release.all_patches()}
         return list(found.values())
 
 
@@ -263,12 +271,14 @@ def load() -> Catalogue:
     """Reads `patches/releases.toml`, and which patches say that they fit which release."""
     data = read_toml(PATCHES / "releases.toml")
     classes: dict[str, str] = data["classes"]
-    catalogue = Catalogue((), data["series"], classes, data.get("requires", {}))
+    optional = tuple(data.get("optional", ()))
+    catalogue = Catalogue((), data["series"], classes, data.get("requires", {}), optional)
     patches = [patch for series in catalogue.series for patch in find_patches(series, catalogue)]
     releases = []
     for record in data["release"]:
         version = record["version"]
-        takes = tuple(patch for patch in patches if patch.fits(version))
+        fitting = [patch for patch in patches if patch.fits(version)]
+        takes = tuple(patch for patch in fitting if patch.series not in optional)
         changed = {patch.series for patch in takes if patch.is_for_library}
         tested = {patch.file.stem for patch in takes if patch.series == "regression_test"}
         releases.append(
@@ -286,6 +296,7 @@ def load() -> Catalogue:
                     if layer in changed | tested
                 },
                 patches=takes,
+                optional=tuple(patch for patch in fitting if patch.series in optional),
                 undeclared=tuple(record.get("undeclared", ())),
             )
         )

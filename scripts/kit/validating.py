@@ -47,20 +47,20 @@ def validate(catalogue: Catalogue, source: sources.Source) -> Iterator[Finding]:
 
 def _validate_one(release: Release, source: sources.Source, tree: Path) -> Finding:
     problems = []
-    touched = {change.path for patch in release.patches for change in patch.changes}
+    touched = {change.path for patch in release.all_patches() for change in patch.changes}
     sources.extract(release, source, {VERSION_FILE, *touched}, tree)
     if patching.blob_of(tree / VERSION_FILE) not in release.version_blobs:
         problems.append(f"{VERSION_FILE} is none of its version_blobs.")
-    steps = patching.plan(tree, release.patches)
+    steps = patching.plan(tree, release.all_patches())
     problems += [
         f"{step.patch.name} is in the pristine release already."
         for step in steps
         if step.state is patching.State.PATCHED
     ]
     patching.apply(tree, steps)
-    patched = patching.plan(tree, release.patches)
+    patched = patching.plan(tree, release.all_patches())
     patching.apply(tree, patched, reverse=True)
-    if patching.plan(tree, release.patches) != steps:
+    if patching.plan(tree, release.all_patches()) != steps:
         problems.append("Reversing the patches does not give the pristine release back.")
     left_out = [s.patch.name for s in steps if s.state is patching.State.LEFT_OUT]
     return Finding(release, tuple(problems), tuple(left_out))

@@ -25,6 +25,7 @@ NEW_TEST = "test/nn/conv/test_gatv2_conv_thread_safety.py"
 
 BEFORE = "".join(f"line {i}\n" for i in range(1, 41)).replace("line 20\n", "self._alpha = alpha\n")
 AFTER = BEFORE.replace("self._alpha = alpha\n", "attention.append(alpha)\n")
+FASTER = AFTER.replace("attention.append(alpha)\n", "attention.append(alpha)  # faster\n")
 TEST_BEFORE = "def test():\n    pass\n    assert conv._alpha is None\n"
 TEST_AFTER = "def test():\n    pass\n"
 
@@ -171,7 +172,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> World:
     nightly = {"version": "2.1.0.dev20260101", "tag": None}
     nightly["archive"] = f"pyg_nightly-{nightly['version']}.tar.gz"
     records.append(dataclasses.replace(records[-1], **nightly))
-    head = '[classes]\ngatv2_conv = "GATv2Conv"\n\n[series]\ngatv2_conv = "the fix"\n'
+    head = 'optional = ["faster"]\n\n[classes]\ngatv2_conv = "GATv2Conv"\n\n'
+    head += '[series]\ngatv2_conv = "the fix"\n'
+    head += 'faster = "less time"\n'
     head += 'regression_test = "the test"\n'
     text = "\n".join([head, *map(adding.format_record, records)])
     (patches / "releases.toml").write_text(text)
@@ -182,10 +185,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> World:
     for name, before, after in (
         ("gatv2_conv/1.8.0.patch", {LAYER: BEFORE}, {LAYER: AFTER}),
         ("gatv2_conv/1.8.0-test.patch", {UPSTREAM_TEST: TEST_BEFORE}, {UPSTREAM_TEST: TEST_AFTER}),
+        ("faster/2.0.0.patch", {LAYER: AFTER}, {LAYER: FASTER}),
         ("regression_test/gatv2_conv.patch", {}, {NEW_TEST: "def test():\n    pass\n"}),
     ):
-        fits = ">=1.8.0" if name.startswith("regression") else "1.8.0, 1.9.0"
-        make_patch(work, patches / name, before, after, f"Patch {name}{fields}{fits}")
+        fits = {"gatv2_conv": "1.8.0, 1.9.0", "faster": "2.0.0", "regression_test": ">=1.8.0"}
+        message = f"Patch {name}{fields}{fits[name.split('/')[0]]}"
+        make_patch(work, patches / name, before, after, message)
     return World(upstream, index, patches, root / "cache")
 
 

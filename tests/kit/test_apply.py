@@ -129,6 +129,31 @@ def test_only(world: World, tmp_path: Path) -> None:
     ]
 
 
+def test_optional_series(world: World, tmp_path: Path) -> None:
+    dest = tmp_path / "pyg"
+    world.apply("2.0.0", "--source", "git", "--dest", dest)
+    test, faster = "Patch regression_test/gatv2_conv.patch", "Patch faster/2.0.0.patch"
+    assert subjects(dest) == ["2.0.0", test]
+    result = world.apply("2.0.0", "--dest", dest, "--with", "faster")
+    assert f"applied: {faster}" in result.stdout
+    assert f"already applied: {test}" in result.stdout
+    assert subjects(dest) == ["2.0.0", test, faster]
+    # Without a word about it, it stays; and goes with the rest.
+    assert "already patched" in world.apply("2.0.0", "--dest", dest).stdout
+    assert subjects(dest) == ["2.0.0", test, faster]
+    assert world.apply("2.0.0", "--dest", dest, "--reverse").returncode == 0
+    assert (dest / LAYER).read_text() == AFTER
+    listed = world.apply("2.0.0", "--list").stdout
+    assert "patches/faster/2.0.0.patch  (off by default: --with faster)" in listed
+    assert "faster: less time (off by default)" in world.apply("--list").stdout
+
+
+def test_only_an_optional_series(world: World, tmp_path: Path) -> None:
+    dest = tmp_path / "pyg"
+    world.apply("2.0.0", "--source", "git", "--dest", dest, "--only", "faster")
+    assert subjects(dest) == ["2.0.0", "Patch faster/2.0.0.patch"]
+
+
 def test_reverse(world: World, tmp_path: Path) -> None:
     dest = tmp_path / "pyg"
     world.apply("1.8.0", "--source", "git", "--dest", dest)
@@ -248,6 +273,9 @@ def test_tree_with_another_version_text_is_known_by_its_files(world: World, tree
         (["graph"], 2, ["not a version", "latest"]),
         (["1.8.0", "--only", "gat"], 2, ["'gat'", "gatv2_conv"]),
         (["2.0.0", "--only", "gatv2_conv"], 2, ["regression_test"]),
+        (["1.8.0", "--with", "faster"], 2, ["takes no patch of the series faster"]),
+        (["2.0.0", "--with", "fast"], 2, ["no series 'fast'", "faster"]),
+        (["2.0.0", "--with", "faster", "--only", "faster"], 2, ["exclude each other"]),
         (["1.8.0", "--frobnicate"], 2, ["--frobnicate", "--help"]),
         (["1.8.0", "--source", "conda"], 2, ["conda", "sdist"]),
         (["1.8.0", "--tree", "a", "--dest", "b"], 2, ["exclude each other"]),

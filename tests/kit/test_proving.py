@@ -97,7 +97,11 @@ def test_missing_extensions_are_named(
 
 @pytest.mark.parametrize("tag, lock", [("cpython-311", None), ("cpython-313t", "0")])
 def test_the_lock_stays_off_where_python_can_do_without(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tag: str, lock: str | None
+    catalogue: Catalogue,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    tag: str,
+    lock: str | None,
 ) -> None:
     seen: dict[str, str] = {}
 
@@ -107,6 +111,6 @@ def test_the_lock_stays_off_where_python_can_do_without(
 
     monkeypatch.setattr(environments, "describe", lambda python: SimpleNamespace(tag=tag))
     monkeypatch.setattr(proving, "run", run)
-    proving._run(Path("python"), tmp_path, "threads")
+    proving._run(catalogue.find("1.8.0"), Path("python"), tmp_path, "threads")
     assert seen.get("PYTHON_GIL") == lock
     assert seen["PYTHONPATH"] == str(tmp_path)

@@ -87,8 +87,19 @@ def find_patched(config: pytest.Config) -> list[str]:
     ]
 
 
+def find_affected(config: pytest.Config) -> list[str]:
+    """Those that race on the pristine tree."""
+    pristine = config.getoption("pristine")
+    return [
+        name
+        for name in find_patched(config)
+        if (fix := LAYERS[name].fix) is None
+        or fix not in (pristine / LAYERS[name].module).read_text()
+    ]
+
+
 def find_patched_convs(config: pytest.Config) -> list[str]:
-    """Those that pass messages themselves."""
+    """The layers that the patches change, and that pass messages themselves."""
     return [name for name in find_patched(config) if LAYERS[name].message]
 
 
@@ -196,7 +207,7 @@ def observations(
     requests += [request.format(layer) for layer in layers for request in OBSERVATIONS]
     convs = find_patched_convs(pytestconfig)
     requests += [request.format(layer) for layer in convs for request in CONV_OBSERVATIONS]
-    if "gatv2_conv" in layers:
+    if "gatv2_conv" in find_affected(pytestconfig):
         requests.append("compiled:gatv2_conv:inductor")
     if same_library:
         seen = run_observe(warm["pristine"], *requests)

@@ -156,8 +156,9 @@ def factors_of(layer: str) -> dict[str, list[Any]]:
     if layer == "hypergraph_conv":  # which cannot do without
         found["graph"] = [graph for graph in found["graph"] if graph != "no edges"]
     if not is_plain:
-        # `GATv2Conv` alone takes CSC matrices.
-        forms = [form for form in SPARSE_FORMS if form != "csc" or layer == "gatv2_conv"]
+        # `GATv2Conv` alone takes CSC matrices, up to 2.4.0.
+        takes_csc = layer == "gatv2_conv" and VERSION < (2, 5)
+        forms = [form for form in SPARSE_FORMS if form != "csc" or takes_csc]
         found["edges"] = ["tensor", *forms]
     return found
 
@@ -226,6 +227,8 @@ def run_setting(layer: str, setting: dict[str, Any], seed: int) -> Any:
     kwargs = {}
     if "return_attention_weights" in setting:
         kwargs["return_attention_weights"] = setting["return_attention_weights"]
+    with torch.no_grad():
+        inferred = conv(**inputs, **kwargs)
     result = conv(**inputs, **kwargs)
     out = result[0] if isinstance(result, tuple) else result
     flat = [
@@ -239,7 +242,7 @@ def run_setting(layer: str, setting: dict[str, Any], seed: int) -> Any:
     else:
         leaves += list(conv.parameters())
         grads = torch.autograd.grad(out.square().sum(), leaves, allow_unused=True)
-    return result, grads, torch.get_rng_state()
+    return inferred, result, grads, torch.get_rng_state()
 
 
 def settings(layer: str) -> Any:
@@ -271,7 +274,9 @@ def jit(layer: str) -> Any:
 
         def call(form: str = form, with_weights: bool = with_weights) -> Any:
             script = scripted(layer, get_conv(layer), forms[form], form, with_weights)
-            return [script(**forms[form]) for _ in range(3)]
+            with torch.no_grad():
+                inferred = [script(**forms[form]) for _ in range(2)]
+            return [*inferred, script(**forms[form])]
 
         seen[f"{form}, {with_weights}"] = observed(call)
     return seen
@@ -341,7 +346,8 @@ def compiled(layer: str, backend: str) -> Any:
         result = conv(**inputs, **kwargs)
         return result, [] if is_exempt else graphs
 
-    found = {"plain": observed(lambda: call({}))}
+    with torch.no_grad():
+        found = {"plain": observed(lambda: call({}))}
     if has_weights(layer):
         found["with weights"] = observed(lambda: call(weights(layer)))
     return found
@@ -376,9 +382,7 @@ def hooks(layer: str) -> Any:
 
     def look(kind: str) -> Callable[..., Any]:
         def hook(module: Any, inputs: Any, *output: Any) -> Any:
-            # `attention` is what the patch adds; all else must be as before.
-            keys = sorted(set(inputs[-1]) - {"attention"}) if isinstance(inputs[-1], dict) else None
-            names.append([kind, keys])
+            names.append([kind, sorted(inputs[-1]) if isinstance(inputs[-1], dict) else []])
             return output[0] * 2 if output else None
 
         return hook
@@ -461,7 +465,8 @@ def custom_classes(layer: str) -> dict[str, Any]:
     """A user's subclasses, written for the pristine release, in a module of their own."""
     cls = class_of(layer)
     signature = inspect.signature(cls.message)
-    given = [p for name, p in signature.parameters.items() if name not in ("self", "attention")]
+    # What the patches add has a default.
+    given = [p for p in signature.parameters.values() if p.name != "self" and p.default is p.empty]
     names = ", ".join(parameter.name for parameter in given)
     typed = ", ".join(
         f"{p.name}: {inspect.formatannotation(p.annotation).replace('NoneType', 'None')}"
@@ -552,7 +557,13 @@ def state(layer: str) -> Any:
 
     before = show()
     conv(**get_inputs(layer), **weights(layer))
-    return {"has_alpha": hasattr(conv, "_alpha"), "unchanged": show() == before}
+    # Where PyG compiles these from templates, it falls back to slower ones without a word.
+    methods = [getattr(conv, name, None) for name in ("propagate", "edge_updater")]
+    return {
+        "has_alpha": hasattr(conv, "_alpha"),
+        "unchanged": show() == before,
+        "methods": [getattr(method, "__module__", None) for method in methods],
+    }
 
 
 def dump(layer: str, directory: str) -> Any:

@@ -23,6 +23,7 @@ class Layer:
             release: right, crashed, silently wrong.
         num_settings: How many random settings are compared.
         keywords: More arguments, for what is not a random setting.
+        fix: What upstream's fix has in the source, where a patch changes that, too.
     """
 
     cls: str
@@ -33,6 +34,7 @@ class Layer:
     forced: tuple[int, int, int] = (0, 1, 1)
     num_settings: int = 150
     keywords: dict[str, Any] = field(default_factory=dict)
+    fix: str | None = None
 
 
 FLOW = ["source_to_target", "target_to_source"]
@@ -59,6 +61,7 @@ LAYERS: dict[str, Layer] = {
             "fill_value": ["mean", "add", 0.5],
         },
         num_settings=300,
+        fix="self.edge_updater(",
     ),
     "transformer_conv": Layer(
         "TransformerConv",

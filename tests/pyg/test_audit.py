@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from conftest import AUDIT, Warm, find_patched, find_tested
+from conftest import AUDIT, Warm, find_affected, find_tested
 from patched_layers import LAYERS
 
 
@@ -32,7 +32,7 @@ def test_pristine(
     audited: dict[str, dict[str, Any]], pytestconfig: pytest.Config, tested_layer: str
 ) -> None:
     found = confirmed(audited["pristine"][LAYERS[tested_layer].cls]["forms"])
-    if tested_layer not in find_patched(pytestconfig):
+    if tested_layer not in find_affected(pytestconfig):
         assert found == set()
     else:
         assert found <= {"_alpha", "flow", "__mu__", "__logstd__", "_edge_type"}

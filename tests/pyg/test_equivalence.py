@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import find_patched
+from conftest import find_affected
 
 Observe = Callable[..., Any]
 
@@ -39,13 +39,18 @@ def test_jit(observe: Observe, patched_conv: str) -> None:
     compare_compiled(*both(observe, f"jit:{patched_conv}"), "TorchScript")
 
 
-def test_compile(observe: Observe, patched_layer: str) -> None:
-    compare_compiled(*both(observe, f"compiled:{patched_layer}:graph"), "torch.compile")
+def test_compile(observe: Observe, pytestconfig: pytest.Config, patched_layer: str) -> None:
+    pristine, patched = both(observe, f"compiled:{patched_layer}:graph")
+    if patched_layer not in find_affected(pytestconfig):
+        # A patch that makes a layer faster makes it compute in another way.
+        for case in (*pristine.values(), *patched.values()):
+            case["result"][1] = "not compared"
+    compare_compiled(pristine, patched, "torch.compile")
 
 
 def test_compile_inductor(observe: Observe, pytestconfig: pytest.Config) -> None:
-    if "gatv2_conv" not in find_patched(pytestconfig):
-        pytest.skip("GATv2Conv is not patched here; of the others, the graphs are compared")
+    if "gatv2_conv" not in find_affected(pytestconfig):
+        pytest.skip("GATv2Conv does not race here; of the others, the graphs are compared")
     compare_compiled(*both(observe, "compiled:gatv2_conv:inductor"), "torch.compile")
 
 
@@ -70,8 +75,12 @@ def test_decomposed_layers(observe: Observe, patched_conv: str) -> None:
 
 def test_hooks(observe: Observe, patched_conv: str) -> None:
     pristine, patched = both(observe, f"hooks:{patched_conv}")
-    assert patched == pristine
     assert "result" in pristine
+    assert patched["result"] == pristine["result"]
+    # What the patches add to the arguments is not missed; all else is there as before.
+    for (kind, before), (same_kind, after) in zip(pristine["names"], patched["names"], strict=True):
+        assert kind == same_kind
+        assert set(before) <= set(after)
     # `HypergraphConv` calls `propagate()` twice.
     assert len(pristine["names"]) in (len(pristine["known"]), 2 * len(pristine["known"]))
 
@@ -88,7 +97,7 @@ def test_subclasses(observe: Observe, patched_conv: str) -> None:
     for name, error in (
         (
             "OverridesForward",
-            "missing 1 required positional argument: 'attention'|'_empty' has no attribute",
+            r"missing \d required positional arguments?: .*'attention'|'_empty' has no attribute",
         ),
         ("Untyped", "message\\(\\) got an unexpected keyword argument 'attention'"),
     ):
@@ -98,9 +107,13 @@ def test_subclasses(observe: Observe, patched_conv: str) -> None:
     assert {name: patched[name] for name in worked} == {name: pristine[name] for name in worked}
 
 
-def test_subclass_is_told_what_to_change(observe: Observe, patched_conv: str) -> None:
+def test_subclass_is_told_what_to_change(
+    observe: Observe, pytestconfig: pytest.Config, patched_conv: str
+) -> None:
+    affected = find_affected(pytestconfig)
     pristine, patched = both(observe, f"subclasses_with_weights:{patched_conv}")
-    if patched_conv in ("lpformer", "hypergraph_conv"):  # which return no weights
+    # The latter two return no weights.
+    if patched_conv not in affected or patched_conv in ("lpformer", "hypergraph_conv"):
         assert patched["CallsSuper"] == pristine["CallsSuper"]
         return
     assert "result" in pristine["CallsSuper"]
