@@ -6,6 +6,7 @@ copies; the tree gets the finished files.
 """
 
 import contextlib
+import email.utils
 import enum
 import hashlib
 import os
@@ -297,23 +298,38 @@ def _up_to(directory: Path, top: Path) -> Iterator[Path]:
 
 def commit(tree: Path, patches: Sequence[Patch], *, reverse: bool = False) -> None:
     """Commits applied (or reversed) patches in a repository of the kit's, one commit each."""
-    for patch in reversed(patches) if reverse else patches:
+    if not patches:
+        return
+    # By one `git fast-import`, since `git commit` reads the whole tree, each time.
+    identity = "pyg-threadsafe <maintainers@pyg-threadsafe.example>"
+    now = email.utils.formatdate(localtime=True)
+    head = git("rev-parse", "HEAD", cwd=tree).strip()
+    stream = bytearray()
+    for number, patch in enumerate(reversed(patches) if reverse else patches):
+        author, date = (identity, now) if reverse else (patch.author, patch.date)
         message = f"{patch.subject}\n\n{patch.body}\n"
         if reverse:
             message = f'Revert "{patch.subject}"\n\nThis takes {patch.name} out again.\n'
-        paths = [change.path for change in patch.changes]
-        git("add", "--all", "--force", "--", *paths, cwd=tree)
-        with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as file:
-            file.write(message)
-            file.flush()
-            author = [] if reverse else [f"--author={patch.author}", f"--date={patch.date}"]
-            git(
-                "commit",
-                "--quiet",
-                "--only",
-                f"--file={file.name}",
-                *author,
-                "--",
-                *paths,
-                cwd=tree,
-            )
+        text = message.encode()
+        stream += f"commit {_NEW}\nauthor {author} {date}\ncommitter {identity} {now}\n".encode()
+        stream += b"data %d\n%b" % (len(text), text)
+        stream += f"from {head}\n".encode() if number == 0 else b""
+        for change in patch.changes:
+            file = tree / change.path
+            if not file.exists():
+                stream += f"D {change.path}\n".encode()
+                continue
+            data = file.read_bytes()
+            mode = "100755" if os.access(file, os.X_OK) else "100644"
+            stream += f"M {mode} inline {change.path}\ndata {len(data)}\n".encode() + data + b"\n"
+    options = ["--quiet", "--force", "--date-format=rfc2822"]
+    git("fast-import", *options, cwd=tree, stdin=stream.decode())
+    paths = [change.path for patch in patches for change in patch.changes]
+    git("update-ref", "HEAD", _NEW, cwd=tree)
+    git("update-ref", "-d", _NEW, cwd=tree)
+    # What else the user has staged stays staged.
+    git("reset", "--quiet", "--", *paths, cwd=tree)
+
+
+# Where new commits grow until all of them are there.
+_NEW = "refs/pyg-threadsafe/new"

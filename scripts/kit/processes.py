@@ -17,6 +17,8 @@ _GIT_LOCAL = (
     *("-c", "commit.gpgSign=false"),
     *("-c", "tag.gpgSign=false"),
     *("-c", "gc.auto=0"),
+    # What a crash of the machine could take can be made again in a second.
+    *("-c", "core.fsync=none"),
     *("-c", "advice.detachedHead=false"),
     *("-c", "user.name=pyg-threadsafe"),
     *("-c", "user.email=maintainers@pyg-threadsafe.example"),
@@ -51,7 +53,7 @@ def run(
             env={**_inherited(), **(env or {})},
             input=stdin if stdin is not None else "",
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             errors="replace",
             timeout=timeout,
         )
@@ -135,14 +137,19 @@ def run_logged(
     return return_code
 
 
-def git(*arguments: str | Path, cwd: Path, env: Mapping[str, str] | None = None) -> str:
+def git(
+    *arguments: str | Path,
+    cwd: Path,
+    env: Mapping[str, str] | None = None,
+    stdin: str | None = None,
+) -> str:
     """Runs git on a tree of the kit's own, whatever the user's settings, and returns its output.
 
     Raises:
         ToolError: If git fails, with the end of what it said.
     """
     isolated = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1", **(env or {})}
-    result = run(["git", *_GIT_LOCAL, *arguments], cwd=cwd, env=isolated)
+    result = run(["git", *_GIT_LOCAL, *arguments], cwd=cwd, env=isolated, stdin=stdin)
     if result.returncode != 0:
         raise ToolError(
             f"'git {arguments[0]}' failed in {cwd}: {last_lines(result.stderr)} "

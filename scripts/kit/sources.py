@@ -84,11 +84,12 @@ def materialize(release: Release, source: Source, dest: Path) -> str:
     if kind is Kind.GIT:
         repository = _cached_commit(release, source)
         git("fetch", "--quiet", "--depth=1", repository.as_uri(), "refs/heads/pinned", cwd=dest)
-        git("reset", "--quiet", "--hard", "FETCH_HEAD", cwd=dest)
+        git("-c", "checkout.workers=0", "reset", "--quiet", "--hard", "FETCH_HEAD", cwd=dest)
         origin = f"upstream's git repository, commit {repository.stem[:12]}, as pinned"
     else:
         unpack(archive(release, source), dest)
-        git("add", "--all", "--force", cwd=dest)
+        # As one pack, instead of a file for each file.
+        git("-c", "core.bigFileThreshold=1", "add", "--all", "--force", cwd=dest)
         message = f"PyG {release.version}, as on PyPI ({release.archive})"
         git("commit", "--quiet", f"--message={message}", cwd=dest)
         origin = f"PyPI, {release.archive}, sha256 {release.sha256[:12]}, as pinned"

@@ -502,18 +502,18 @@ def test_a_commit_that_fails_leaves_a_checkout_as_it_was(
         world.apply("1.8.0", "--dest", dest, "--reverse")
     (dest / "README").write_text("the user's own, not committed")
     before = tree_of(dest), git("rev-parse", "HEAD", cwd=dest), git("status", "-s", cwd=dest)
-    # A git whose second commit fails.
+    # A git that has made the commits, and then fails.
     shims, real = tmp_path / "bin", shutil.which("git")
     shims.mkdir()
     shim = shims / "git"
     shim.write_text(
-        f'#!/bin/sh\ncase "$*" in *" commit --quiet"*) mkdir {shims}/once 2>/dev/null || exit 1;; '
+        f'#!/bin/sh\ncase "$*" in *" update-ref HEAD"*) {real} "$@"; touch {shims}/once; exit 1;; '
         f'esac\nexec {real} "$@"\n'
     )
     shim.chmod(0o755)
     path = {"PATH": f"{shims}{os.pathsep}{os.environ['PATH']}"}
     options = ["1.8.0", "--dest", dest, *(["--reverse"] if reverse else [])]
-    refused(world.apply(*options, env=path), 5, "'git commit' failed")
+    refused(world.apply(*options, env=path), 5, "'git update-ref' failed")
     assert (shims / "once").exists()
     after = tree_of(dest), git("rev-parse", "HEAD", cwd=dest), git("status", "-s", cwd=dest)
     assert after == before
