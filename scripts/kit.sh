@@ -5,7 +5,7 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 # Pages are drawn with matplotlib, which only the environment of the tests has.
 case " $* " in
-  " report "* | *" --survey "* | *" --render "*) tools_python test ;;
+  " report "* | " bench "* | *" --survey "* | *" --render "*) tools_python test ;;
   *) tools_python kit ;;
 esac
 exec "$python" "$root/scripts/kit" "$@"

@@ -23,10 +23,12 @@ from rich.text import Text
 
 from kit import (
     adding,
+    benching,
     building,
     checkouts,
     environments,
     patching,
+    performance,
     proving,
     releases,
     reporting,
@@ -499,19 +501,11 @@ def prove(
     to_terminal = str(json_file) == "-"
     if json_file is not None and not to_terminal:
         _make_parent(json_file)
-    shared: Path | None = None
     with _progress() as notify:
         source = _source(kind, git_url, offline, notify)
-        if python is None:
-            python = environments.ensure(torch, environments.current_python(), notify)
-            if release.needs_extensions:
-                shared = python
-    if shared is not None:
-        python = _with_extensions(shared, source.cache, offline=offline)
+    python = _find_python(release, python, torch, source, offline)
     with _progress() as notify:
-        proof = proving.prove(
-            release, catalogue.classes, source, python.absolute(), notify, with_latency=latency
-        )
+        proof = proving.prove(release, catalogue, source, python, notify, with_latency=latency)
     text = json.dumps(proof.as_json(), indent=2) + "\n"
     if to_terminal:
         click.echo(text, nl=False)
@@ -590,6 +584,161 @@ def _latency_table(proof: proving.Proof, catalogue: Catalogue) -> Table:
                 f"{low:.3f} to {high:.3f}",
             )
     return table
+
+
+PARTS = ("layers", "growth", "threads", "served", "kit")
+
+
+@cli.command(epilog=EXIT_CODES)
+@click.argument("version", metavar="[PYG-VERSION]", required=False)
+@_source_options
+@_torch_options
+@click.option("--full", is_flag=True, help="More processes, larger graphs, longer: half an hour.")
+@click.option(
+    "--part",
+    "parts",
+    multiple=True,
+    type=click.Choice(PARTS),
+    help="Measure this part of the page, and keep the others. May be repeated.",
+)
+@click.option("--render", is_flag=True, help="Draw the page anew from docs/performance.json.")
+def bench(
+    version: str | None,
+    torch: str,
+    python: Path | None,
+    full: bool,
+    parts: tuple[str, ...],
+    render: bool,
+    kind: str,
+    git_url: str,
+    offline: bool,
+) -> None:
+    """Measure what the patches cost, against what people run instead.
+
+    With a version, times the layers of that release, and prints the ratios.
+    Without one, measures all that docs/performance.md shows (ten minutes), and
+    writes that page with its pictures.
+    """
+    catalogue = releases.load()
+    if version is not None and (parts or render):
+        raise UsageError("--part and --render are for the page: name no PYG-VERSION with them.")
+    release = catalogue.find(version) if version is not None else None
+    if render:
+        _write_performance(benching.read_data(), catalogue)
+        return
+    with _progress() as notify:
+        source = _source(kind, git_url, offline, notify)
+    processes = 10 if full else 5
+    graphs = [benching.SMALL_GRAPH, benching.MIDDLE_GRAPH, benching.LARGE_GRAPH]
+
+    def python_for(release: Release) -> Path:
+        return _find_python(release, python, torch, source, offline)
+
+    if release is not None:
+        layers = [layer for layer in release.status if _has_patch(release, layer)]
+        if not layers:
+            raise UsageError(f"No patch changes a layer of PyG {release.version}.")
+        job = benching.Bench(release, python_for(release), layers)
+        graphs = graphs if full else graphs[:2]
+        with _progress() as notify:
+            seen = benching.measure_layers(job, catalogue, source, notify, processes, graphs)
+        _show_ratios(seen, catalogue)
+        return
+    data = benching.read_data() if parts else {}
+    command = "scripts/kit.sh bench" + " --full" * full
+    newest = catalogue.find(benching.RACY)
+    for part in parts or PARTS:
+        found: dict[str, Any] = {}
+        if part == "layers":
+            for name, layers in benching.RELEASES.items():
+                job = benching.Bench(catalogue.find(name), python_for(catalogue.find(name)), layers)
+                with _progress() as notify:
+                    seen = benching.measure_layers(
+                        job, catalogue, source, notify, processes, graphs[:2]
+                    )
+                    # Seconds a call: by default, one process for the layer that is reported most.
+                    large = [layer for layer in layers if full or layer == "gatv2_conv"]
+                    if large:
+                        job = dataclasses.replace(job, layers=large)
+                        more = benching.measure_layers(
+                            job, catalogue, source, notify, processes if full else 1, graphs[2:]
+                        )
+                        seen["ratios"] += more["ratios"]
+                ratios = found.get("ratios", []) + seen["ratios"]
+                found = {**seen, "ratios": ratios}
+        else:
+            job = benching.Bench(newest, python_for(newest), ["gatv2_conv"])
+            with _progress() as notify:
+                if part == "growth":
+                    sizes = benching.growth(full)
+                    found = benching.measure_layers(
+                        job, catalogue, source, notify, processes // 2, sizes, ["inference"]
+                    )
+                elif part == "threads":
+                    seconds = 4 if full else 1
+                    threads = [1, 2, 4, 8, 16]
+                    found = benching.measure_threads(
+                        job, catalogue, source, notify, seconds, threads
+                    )
+                elif part == "served":
+                    found = benching.measure_served(newest, notify, 10 if full else 3)
+                else:
+                    found = {"commands": benching.measure_kit(newest, notify)}
+        data[part] = {**found, **benching.stamp(f"{command} --part {part}")}
+    _write_performance(data, catalogue)
+
+
+def _find_python(
+    release: Release, python: Path | None, torch: str, source: sources.Source, offline: bool
+) -> Path:
+    """The interpreter that was named, or the shared one, with the extensions where need be."""
+    if python is not None:
+        return python.absolute()
+    with _progress() as notify:
+        shared = environments.ensure(torch, environments.current_python(), notify)
+    if release.needs_extensions:
+        return _with_extensions(shared, source.cache, offline=offline)
+    return shared
+
+
+def _has_patch(release: Release, layer: str) -> bool:
+    series = {patch.series for patch in release.all_patches() if patch.is_for_library}
+    return bool({layer, f"{layer}_single_gather"} & series)
+
+
+def _write_performance(data: dict[str, Any], catalogue: Catalogue) -> None:
+    performance.draw(data, catalogue)
+    text = json.dumps(data, indent=1, sort_keys=True) + "\n"
+    page = performance.render(data, catalogue)
+    for file, content in ((benching.DATA, text), (benching.PAGE, page)):
+        patching.replace(file, content.encode())
+    for file in (benching.DATA, benching.PAGE, *benching.PICTURES.values()):
+        out.print(str(_relative(file)))
+
+
+def _show_ratios(seen: dict[str, Any], catalogue: Catalogue) -> None:
+    table = Table(
+        title=f"Time against the unpatched layer, torch {seen['torch']}, one thread",
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+    )
+    for heading in ("layer", "edges", "", "variant"):
+        table.add_column(heading)
+    for heading in ("ratio", "95% interval", "memory"):
+        table.add_column(heading, justify="right")
+    for found in seen["ratios"]:
+        if found["variant"] != benching.PRISTINE:
+            table.add_row(
+                catalogue.classes[found["layer"]],
+                f"{found['edges']:,}",
+                found["mode"].replace("inference", "infer").replace("training", "train"),
+                found["variant"],
+                f"{found['ratio']:.3f}",
+                f"{found['low']:.3f} to {found['high']:.3f}",
+                f"{found['memory_ratio']:.3f}",
+            )
+    out.print(table)
 
 
 @cli.command("add-release", epilog=EXIT_CODES)
@@ -759,9 +908,7 @@ def build(
         installed = building.check_installed(wheels, modules, target, environment)
         proof = None
         if cuda is not None and interpreter.gpus:
-            proof = proving.prove(
-                release, catalogue.classes, source, installed, notify, device="cuda"
-            )
+            proof = proving.prove(release, catalogue, source, installed, notify, device="cuda")
     torch_of = f"torch {interpreter.torch}, Python {interpreter.version}"
     out.print(Text.assemble((str(_relative(dest)), "bold"), f": for {torch_of}"))
     for wheel in wheels:

@@ -1,16 +1,17 @@
 """Shows the race on a pristine release, and its absence on the patched one."""
 
 import json
+import statistics
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kit import environments, patching, sources
+from kit import benching, environments, patching, sources
 from kit.errors import ProofError, ToolError
 from kit.processes import git, last_lines, run
-from kit.releases import Release
+from kit.releases import Catalogue, Release
 
 PROGRAM = Path(__file__).parent / "programs" / "prove.py"
 
@@ -98,7 +99,7 @@ class Proof:
 
 def prove(
     release: Release,
-    classes: dict[str, str],
+    catalogue: Catalogue,
     source: sources.Source,
     python: Path,
     notify: Callable[[str], None],
@@ -110,7 +111,7 @@ def prove(
 
     Args:
         release: The release.
-        classes: The class of each layer.
+        catalogue: The pinned releases.
         source: Where to get it from.
         python: An interpreter with torch and what the release needs.
         notify: Is told what is under way.
@@ -134,18 +135,20 @@ def prove(
         counts: dict[Path, dict[str, Any]] = {}
         # Where no patch changes a layer, both trees run the same code.
         for tree, layers in ((pristine, list(tests)), (patched, patched_layers)):
-            notify(f"Threads on the {tree.name} tree: {_names(layers, classes)} ...")
-            words: list[str | Path] = [device, *(tests[layer] for layer in layers)]
-            seen = _run(release, python, tree, "threads", *words)
+            names = ", ".join(catalogue.classes[layer] for layer in layers)
+            notify(f"Threads on the {tree.name} tree: {names} ...")
+            seen = _run(release, python, tree, device, *(tests[layer] for layer in layers))
             counts[tree] = dict(zip(layers, seen.pop("measured"), strict=True))
         latency: dict[str, Any] = {}
         if with_latency:
             notify("Latency, patched against pristine ...")
-            words = []
-            for layer in patched_layers:
-                words += [classes[layer], code[layer], tests[layer]]
-            measured = _run(release, python, pristine, "latency", *words)
-            latency = dict(zip(patched_layers, measured, strict=True))
+            graphs = [benching.SMALL_GRAPH, benching.MIDDLE_GRAPH]
+            cases = benching.cases_of(
+                release, catalogue, patched_layers, graphs, patched, {}, ["inference"]
+            )
+            measured = benching.run_cases(python, pristine, cases)["cases"]
+            for case, found in zip(cases, measured, strict=True):
+                latency.setdefault(case["layer"], {})[case["graph"]] = _ratio(case, found["times"])
         layers_proved = [
             LayerProof(
                 layer,
@@ -159,8 +162,20 @@ def prove(
         return Proof(release, **seen, layers=layers_proved)
 
 
-def _names(layers: list[str], classes: dict[str, str]) -> str:
-    return ", ".join(classes[layer] for layer in layers)
+def _ratio(case: dict[str, Any], times: dict[str, list[float]]) -> dict[str, Any]:
+    before, after = times[benching.PRISTINE], times[benching.PATCHED]
+    low, middle, high = statistics.quantiles(
+        [b / a for a, b in zip(before, after, strict=True)], n=4
+    )
+    return {
+        "nodes": case["nodes"],
+        "edges": case["edges"],
+        "pristine_ms": statistics.median(before) * 1e3,
+        "patched_ms": statistics.median(after) * 1e3,
+        "ratio": middle,
+        "ratio_quartiles": [low, high],
+        "rounds": len(before),
+    }
 
 
 def _touched(release: Release, name: str) -> str:
@@ -174,6 +189,8 @@ def _run(release: Release, python: Path, tree: Path, *arguments: str | Path) -> 
     # PyG leaves compiled templates in the directory for temporary files, and 2.5.0 at
     # home, under names that all of its trees share.
     env = {"PYTHONPATH": str(tree), "PYG_HOME": f"{tree}.home", "TMPDIR": str(tree.parent)}
+    # The first matrix product of a thread else runs on all cores, and rounds in another way.
+    env["OMP_NUM_THREADS"] = "1"
     if environments.describe(python).tag.endswith("t"):
         # Packages that do not know of free threading would turn the lock on again.
         env["PYTHON_GIL"] = "0"

@@ -38,6 +38,7 @@ class Cell:
         torch: The version of torch with its build, such as `2.13.0+cpu`.
         extensions: Whether torch-scatter and its like were there.
         when: When its tests started, in UTC (ISO 8601).
+        seconds: How long they took.
         tests: How many tests passed, failed and were skipped.
         properties: What the tests recorded, such as how many layers they ran.
         layers: Status and counts of calls of each layer.
@@ -49,6 +50,7 @@ class Cell:
     torch: str
     extensions: bool
     when: str
+    seconds: float
     tests: dict[str, int]
     properties: dict[str, str]
     layers: dict[str, Any]
@@ -138,7 +140,8 @@ def _cell(name: str, suite: ElementTree.Element, catalogue: Catalogue) -> Cell:
         python=proof["python"] + ("" if proof["gil"] else "t"),
         torch=proof["torch"],
         extensions=name.endswith("-ext"),
-        when=when.astimezone(datetime.timezone.utc).isoformat(timespec="minutes"),
+        when=when.astimezone(datetime.timezone.utc).isoformat(timespec="seconds"),
+        seconds=float(suite.get("time", 0)),
         tests={
             "passed": counts["tests"] - failed - counts["skipped"],
             "failed": failed,
@@ -193,12 +196,18 @@ def share(counts: dict[str, int], key: str) -> float:
 
 def render(status: Status, catalogue: Catalogue) -> str:
     """The page, in Markdown."""
-    times = sorted(cell.when for cell in status.cells)
+    starts = [datetime.datetime.fromisoformat(cell.when) for cell in status.cells]
+    ends = [
+        start + datetime.timedelta(seconds=cell.seconds)
+        for start, cell in zip(starts, status.cells, strict=True)
+    ]
+    took = (max(ends) - min(starts)).total_seconds() / 60
     lines = [
         "# What the matrix saw",
         "",
         f"Made by `{status.command}`; nothing here is typed by hand. The "
-        f"{len(status.cells)} environments ran from {_minute(times[0])} to {_minute(times[-1])}, "
+        f"{len(status.cells)} environments ran from {_minute(min(starts))} to "
+        f"{_minute(max(ends))}, {took:.0f} minutes from the first test to the last, "
         f"on {status.machine}. The data are in [status.json](status.json).",
         "",
         "![PyG releases by torch: how threaded calls ended, before and after](status.svg)",
@@ -248,8 +257,8 @@ def render(status: Status, catalogue: Catalogue) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _minute(when: str) -> str:
-    return datetime.datetime.fromisoformat(when).strftime("%Y-%m-%d %H:%M UTC")
+def _minute(when: datetime.datetime) -> str:
+    return when.strftime("%Y-%m-%d %H:%M UTC")
 
 
 def _words(cell: Cell, key: str) -> str:

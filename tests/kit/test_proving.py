@@ -111,6 +111,6 @@ def test_the_lock_stays_off_where_python_can_do_without(
 
     monkeypatch.setattr(environments, "describe", lambda python: SimpleNamespace(tag=tag))
     monkeypatch.setattr(proving, "run", run)
-    proving._run(catalogue.find("1.8.0"), Path("python"), tmp_path, "threads")
+    proving._run(catalogue.find("1.8.0"), Path("python"), tmp_path, "cpu")
     assert seen.get("PYTHON_GIL") == lock
     assert seen["PYTHONPATH"] == str(tmp_path)

@@ -6,6 +6,7 @@ tree runs in a process of its own, with that tree on its path.
 
 import json
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -55,6 +56,14 @@ def trees(pytestconfig: pytest.Config) -> dict[str, Path]:
     if not all(found.values()):
         pytest.fail("Name both trees: --pristine=DIR --patched=DIR. tox.ini does.")
     return {name: path.absolute() for name, path in found.items()}
+
+
+@pytest.fixture(scope="module")
+def on_nightly(trees: dict[str, Path]) -> None:
+    """For what is about a program, not about a release: one environment a torch is enough."""
+    version_file = trees["pristine"] / "torch_geometric" / "__init__.py"
+    if not re.search(r"^__version__ = '[\d.]+dev", version_file.read_text(), re.M):
+        pytest.skip("about the program, not about the release: the nightly's environments run it")
 
 
 @pytest.fixture(scope="session")

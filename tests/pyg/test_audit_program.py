@@ -1,7 +1,6 @@
 """The audit: what it says of modules whose races are known, and of mistakes in its use."""
 
 import json
-import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -10,13 +9,7 @@ from typing import Any
 import pytest
 from conftest import AUDIT, Warm
 
-
-@pytest.fixture(scope="module", autouse=True)
-def once(trees: dict[str, Path]) -> None:
-    """These models are none of PyG's, so that one environment a torch is enough."""
-    version_file = trees["pristine"] / "torch_geometric" / "__init__.py"
-    if not re.search(r"^__version__ = '[\d.]+dev", version_file.read_text(), re.M):
-        pytest.skip("about the program, not about the release: the nightly's environments run it")
+pytestmark = pytest.mark.usefixtures("on_nightly")
 
 
 # A model of small modules: each is a case, named after what it does.

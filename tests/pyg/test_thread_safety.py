@@ -48,7 +48,7 @@ def proof(
     # Where no patch changes a layer, both trees run the same code.
     for tree, layers in (("pristine", find_tested(pytestconfig)), ("patched", patched)):
         files = [trees["patched"] / REGRESSION_TEST.format(layer) for layer in layers]
-        ended = warm[tree].run(PROGRAMS / "prove.py", "threads", "cpu", *files)
+        ended = warm[tree].run(PROGRAMS / "prove.py", "cpu", *files)
         assert ended.returncode == 0, ended.stderr
         seen = json.loads(ended.stdout.splitlines()[-1])
         counts[tree] = dict(zip(layers, seen.pop("measured"), strict=True))

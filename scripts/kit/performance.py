@@ -1,0 +1,351 @@
+"""The performance page: what was measured, as text and as pictures."""
+
+import statistics
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from kit.benching import ONE_GATHER, PATCHED, PICTURES, PRISTINE, UPSTREAM
+from kit.releases import Catalogue
+
+COLOURS = {
+    PRISTINE: "#5b6770",
+    PATCHED: "#1f77b4",
+    UPSTREAM: "#e9a03b",
+    ONE_GATHER: "#8e6bb0",
+    "upstream": "#e9a03b",
+    "lock": "#c8373a",
+    "deepcopy": "#4c9f70",
+    "processes": "#8e6bb0",
+}
+WAYS = {
+    "unpatched": "one layer, unpatched",
+    "patched": "one layer, patched",
+    "upstream": "one layer, upstream's fix",
+    "lock": "one lock around it",
+    "deepcopy": "`deepcopy` a thread",
+    "processes": "pool of processes",
+}
+
+INTRODUCTION = """\
+# What thread safety costs
+
+Made by `scripts/kit.sh bench`; no number here is typed by hand. The data are in
+[performance.json](performance.json). A ratio is taken between two times of one round,
+in one process, of variants that take turns; the interval is that of the median, at 95%,
+by the bootstrap over processes and rounds. Memory is the peak of what a call has
+allocated, from torch's own record: it is the same in each run.
+"""
+
+LIMITS = """\
+The time of a call is a constant, for PyG and torch to start some thirty operators, and
+then grows in proportion to edges times heads times channels: each message is written
+and read a few times, so that the traffic to memory is the limit, not arithmetic. The
+patch adds one Python list a call, and takes nothing from either part.
+
+With several threads, Python runs one thread at a time, and torch lets go of the lock
+(the GIL) within its operators. On middle graphs and larger ones the operators run side
+by side, until the cores, or the memory that they share, are used up; a lock around the
+model gives that away. On small graphs nearly all of a call is Python, and threads spend
+their time on handing the GIL to each other: there, one lock around the model, or fewer
+threads, answers more calls a second than any way without. The patch is as fast as a copy
+of the model for each thread; it cannot be faster than Python lets threads be.
+
+`HypergraphConv` is the one that pays: it gives a direction by the order of the indices, as
+upstream does since 2.0.4, and so copies them once a call.
+"""
+
+
+def render(data: dict[str, Any], catalogue: Catalogue) -> str:
+    """The page, in Markdown."""
+    sections = [
+        INTRODUCTION,
+        "## One thread\n\n![Ratios of time, by layer](performance-ratios.svg)\n",
+        *_layers(data["layers"], catalogue),
+        "## How the cost grows\n\n![Time by edges, and by heads](performance-growth.svg)\n",
+        _provenance(data["growth"]),
+        LIMITS,
+        "## Many threads\n\n![Calls a second, by threads](performance-threads.svg)\n",
+        _threads(data["threads"]),
+        "## A served model\n",
+        _served(data["served"]),
+        "## The kit itself\n",
+        _kit(data["kit"]),
+    ]
+    return "\n".join(sections).rstrip("\n") + "\n"
+
+
+def _provenance(part: dict[str, Any]) -> str:
+    when = part["when"].replace("T", " ").replace("+00:00", " UTC")
+    versions = f", torch {part['torch']}, Python {part['python']}" if "torch" in part else ""
+    return f"*`{part['command']}`, {when}, {part['machine']}{versions}.*\n"
+
+
+def _layers(part: dict[str, Any], catalogue: Catalogue) -> Iterator[str]:
+    yield _provenance(part)
+    for mode in ("inference", "training"):
+        title = "Inference" if mode == "inference" else "A step of training: forward and backward"
+        rows = [
+            f"### {title}\n",
+            "| PyG | layer | graph | nodes, edges | variant | time | ratio | interval | memory |",
+            "|---|---|---|---|---|---|---|---|---|",
+        ]
+        for found in part["ratios"]:
+            if found["mode"] != mode or found["variant"] == PRISTINE:
+                continue
+            rows.append(
+                f"| {found['release']} | {catalogue.classes[found['layer']]} | {found['graph']} "
+                f"| {found['nodes']:,}, {found['edges']:,} | {_variant(found, catalogue)} "
+                f"| {found['ms']:.3g} ms | {found['ratio']:.3f} "
+                f"| {found['low']:.3f} to {found['high']:.3f} | {found['memory_ratio']:.3f} |"
+            )
+        yield "\n".join(rows) + "\n"
+    yield _verdict(part["ratios"])
+
+
+def _variant(found: dict[str, Any], catalogue: Catalogue) -> str:
+    release = catalogue.find(found["release"])
+    is_fixed = release.status.get(found["layer"]) == "fixed"
+    return "single gather" if found["variant"] == PATCHED and is_fixed else str(found["variant"])
+
+
+def _verdict(ratios: list[dict[str, Any]]) -> str:
+    patched = [r for r in ratios if r["variant"] == PATCHED]
+    holds = [r for r in patched if r["low"] <= 1 <= r["high"] or r["high"] < 1]
+    memory = [r for r in patched if r["memory_ratio"] <= 1]
+    middle = sorted(r["ratio"] for r in patched)[len(patched) // 2]
+    worst = max(patched, key=lambda r: float(r["ratio"]))
+    return (
+        f"Of {len(patched)} ratios of patched layers, {len(holds)} have an interval that includes "
+        f"1.00 or lies below it; their median is {middle:.3f}, the highest {worst['ratio']:.3f} "
+        f"({worst['low']:.3f} to {worst['high']:.3f}). {len(memory)} need no more memory at their "
+        f"peak.\n"
+    )
+
+
+def _threads(part: dict[str, Any]) -> str:
+    lines = [
+        _provenance(part),
+        f"One `GATv2Conv` of PyG {part['release']}, called by all threads at once, each with the "
+        "next request as soon as it has its answer. The unpatched layer stands first, with the "
+        "answers that it got wrong: a fast wrong answer is none.",
+        "",
+        "| graph | threads | way | calls a second | p50 | p95 | p99 | crashed | silently wrong "
+        "| memory | start |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    rows = sorted(part["rows"], key=lambda row: (row["graph"] != "small", row["threads"]))
+    for row in rows:
+        memory = row["uss_bytes"] or row["model_bytes"]
+        start = f"{row['start_s']:.1f} s" if row["start_s"] else ""
+        lines.append(
+            f"| {row['graph']} | {row['threads']} | {WAYS[row['way']]} "
+            f"| {row['calls_a_second']:,.0f} | {_ms(row['p50_ms'])} | {_ms(row['p95_ms'])} "
+            f"| {_ms(row['p99_ms'])} | {row['crashed'] / row['calls']:.1%} "
+            f"| {row['silently_wrong'] / row['calls']:.1%} | {_bytes(memory)} | {start} |"
+        )
+    lines += ["", *_against(rows)]
+    return "\n".join(lines) + "\n"
+
+
+def _against(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """The patched layer's calls a second over those of the other ways, in a table."""
+    yield "The patched layer's calls a second, over those of the other ways: the median of the"
+    yield "slices, in which the ways take turns, and their range."
+    yield ""
+    yield "| graph | threads | lock | deepcopy | upstream's fix | processes |"
+    yield "|---|---|---|---|---|---|"
+    for (graph, threads), group in groupby(rows, key=lambda r: (r["graph"], r["threads"])):
+        slices = {row["way"]: row["slices"] for row in group}
+        cells = []
+        for way in ("lock", "deepcopy", "upstream", "processes"):
+            ratios = [a / b for a, b in zip(slices["patched"], slices[way], strict=True)]
+            middle = statistics.median(ratios)
+            cells.append(f"{middle:.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+        yield f"| {graph} | {threads} | {' | '.join(cells)} |"
+
+
+def _ms(milliseconds: float | None) -> str:
+    return "" if milliseconds is None else f"{milliseconds:.3g} ms"
+
+
+def _bytes(size: int) -> str:
+    count = float(size)
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
+
+
+def _served(part: dict[str, Any]) -> str:
+    lines = [
+        _provenance(part),
+        f"Two layers of `GATv2Conv` of PyG {part['release']} behind FastAPI, whose thread pool "
+        f"shares them, under the load of {part['clients']} clients; "
+        "[examples/serving](../examples/serving/README.md) starts it.",
+        "",
+        "| | answers a second | p50 | p95 | p99 | error answers | wrong answers |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for tree, seen in part["total"].items():
+        lines.append(
+            f"| {'unpatched' if tree == 'pristine' else tree} | {seen['requests_per_second']:,.0f} "
+            f"| {seen['p50_ms']:.1f} ms | {seen['p95_ms']:.1f} ms | {seen['p99_ms']:.1f} ms "
+            f"| {seen['errors']:,} of {seen['requests']:,} "
+            f"| {seen['wrong']:,} of {seen['requests']:,} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _kit(part: dict[str, Any]) -> str:
+    lines = [
+        _provenance(part),
+        "| command, with downloads cached | median | all |",
+        "|---|---|---|",
+    ]
+    for command, seen in part["commands"].items():
+        times = ", ".join(f"{seconds:.2f}" for seconds in seen["times_s"])
+        lines.append(f"| `{command}` | {seen['median_s']:.2f} s | {times} s |")
+    lines += ["", "How long the matrix takes is on the [status page](status.md)."]
+    return "\n".join(lines) + "\n"
+
+
+# Pictures #####################################################################
+
+
+def draw(data: dict[str, Any], catalogue: Catalogue, files: dict[str, Path] = PICTURES) -> None:
+    """Draws the pictures of the page."""
+    # Here, since only this verb needs it, and it takes long to import.
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    # The same data give the same bytes.
+    matplotlib.rcParams.update(
+        {"svg.hashsalt": "pyg-threadsafe", "svg.fonttype": "none", "font.size": 9}
+    )
+    drawn = {
+        "ratios": _draw_ratios(data["layers"]["ratios"], catalogue),
+        "growth": _draw_growth(data["growth"]["ratios"]),
+        "threads": _draw_threads(data["threads"]["rows"]),
+    }
+    for name, figure in drawn.items():
+        files[name].parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(files[name], metadata={"Date": None})
+        pyplot.close(figure)
+
+
+def _tidy(axis: Any) -> None:  # noqa: ANN401
+    for side in ("top", "right"):
+        axis.spines[side].set_visible(False)
+
+
+def _draw_ratios(ratios: list[dict[str, Any]], catalogue: Catalogue) -> Any:  # noqa: ANN401
+    """Each ratio with its interval, by layer and graph."""
+    from matplotlib import pyplot
+
+    shown = [found for found in ratios if found["variant"] != PRISTINE]
+    groups = list(dict.fromkeys((f["release"], f["layer"]) for f in shown))
+    keys = list(dict.fromkeys((f["release"], f["layer"], f["graph"]) for f in shown))
+    keys.sort(key=lambda key: groups.index(key[:2]))
+    figure, axes = pyplot.subplots(
+        1, 2, figsize=(9.5, 1.6 + 0.24 * len(keys)), sharey=True, squeeze=False
+    )
+    labels: dict[str, Any] = {}
+    for axis, mode in zip(axes[0], ("inference", "training"), strict=True):
+        axis.axvline(1, color="#999999", lw=1)
+        for found in shown:
+            if found["mode"] != mode:
+                continue
+            shift = 0.0 if found["variant"] == PATCHED else 0.3
+            y = keys.index((found["release"], found["layer"], found["graph"])) + shift
+            errors = [
+                [max(found["ratio"] - found["low"], 0)],
+                [max(found["high"] - found["ratio"], 0)],
+            ]
+            name = _variant(found, catalogue)
+            colour = "#4c9f70" if name == "single gather" else COLOURS[found["variant"]]
+            labels[name] = axis.errorbar(
+                found["ratio"], y, xerr=errors, fmt="o", ms=4, color=colour, capsize=2, lw=1.2
+            )
+        axis.set_title(mode, loc="left", weight="bold")
+        axis.set_xlabel("time over that of the unpatched layer")
+        _tidy(axis)
+    words = [f"{catalogue.classes[layer]} {release}, {graph}" for release, layer, graph in keys]
+    axes[0][0].set_yticks(range(len(keys)), words)
+    axes[0][0].set_ylim(len(keys) - 0.4, -0.6)
+    figure.legend(list(labels.values()), list(labels), loc="lower center", ncols=4, frameon=False)
+    figure.tight_layout(rect=(0, 0.4 / figure.get_figheight(), 1, 1))
+    return figure
+
+
+def _draw_growth(ratios: list[dict[str, Any]]) -> Any:  # noqa: ANN401
+    """Time by edges and by heads, patched and unpatched on top of each other."""
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(9.5, 3.6))
+    for axis, graph in zip(axes, ("edges", "heads"), strict=True):
+        found = [r for r in ratios if r["graph"] == graph]
+        # The unpatched one is drawn wide, such that the other can be seen on top of it.
+        for variant, style in (
+            (PRISTINE, {"lw": 6, "alpha": 0.35}),
+            (UPSTREAM, {"lw": 1.2, "ls": "--", "marker": "o", "ms": 3}),
+            (PATCHED, {"lw": 1.5, "marker": "o", "ms": 3}),
+        ):
+            points = [(r[graph], r["ms"]) for r in found if r["variant"] == variant]
+            xs, ys = zip(*points, strict=True)
+            axis.plot(xs, ys, color=COLOURS[variant], label=variant, **style)
+        axis.set_xscale("log", base=10 if graph == "edges" else 2)
+        axis.set_yscale("log")
+        if graph == "heads":
+            edges = found[0]["edges"]
+            axis.set_xlabel(f"heads of 8 channels, {edges:,} edges")
+            heads = [r["heads"] for r in found if r["variant"] == PATCHED]
+            axis.set_xticks(heads, list(map(str, heads)))
+        else:
+            axis.set_xlabel("edges, ten a node")
+        axis.set_ylabel("ms a call")
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter("{x:g}" if graph == "heads" else "")
+        _tidy(axis)
+    axes[0].legend(frameon=False)
+    figure.suptitle("GATv2Conv, inference, one thread", x=0.01, ha="left", weight="bold")
+    figure.tight_layout()
+    return figure
+
+
+def _draw_threads(rows: list[dict[str, Any]]) -> Any:  # noqa: ANN401
+    """Calls a second by the number of threads, for each way."""
+    from matplotlib import pyplot
+
+    graphs = list(dict.fromkeys(row["graph"] for row in rows))
+    figure, axes = pyplot.subplots(1, len(graphs), figsize=(9.5, 3.8), squeeze=False)
+    for axis, graph in zip(axes[0], graphs, strict=True):
+        counts = sorted({row["threads"] for row in rows})
+        for way, label in WAYS.items():
+            points = [r for r in rows if r["graph"] == graph and r["way"] == way]
+            if points:
+                axis.plot(
+                    [r["threads"] for r in points],
+                    [r["right"] / r["seconds"] for r in points],
+                    color=COLOURS[way],
+                    label=label.replace("`", ""),
+                    lw=4 if way == "patched" else 1.5,
+                    alpha=0.6 if way == "patched" else 1,
+                    marker="o",
+                    ms=3,
+                )
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(counts, list(map(str, counts)))
+        axis.set_ylim(bottom=0)
+        axis.set_xlabel("threads")
+        axis.set_title(f"{graph} graph", loc="left", weight="bold")
+        _tidy(axis)
+    axes[0][0].set_ylabel("right answers a second")
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncols=3, frameon=False)
+    figure.tight_layout(rect=(0, 0.6 / figure.get_figheight(), 1, 1))
+    return figure

@@ -1,0 +1,199 @@
+"""What thread safety costs: put together from measurements, shown, and the committed page."""
+
+import dataclasses
+import re
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import World
+from kit import benching, performance, releases
+from kit.errors import SourceError
+from kit.releases import Catalogue
+
+
+@pytest.fixture(scope="module")
+def pinned() -> Catalogue:
+    return releases.load()
+
+
+TEXT = "{http://www.w3.org/2000/svg}text"
+
+CASE = {
+    "layer": "gatv2_conv",
+    "variants": {benching.PRISTINE: None, benching.PATCHED: "a", benching.UPSTREAM: "b"},
+    "graph": "small",
+    "nodes": 100,
+    "edges": 500,
+    "build": None,
+    "mode": "inference",
+}
+
+
+def runs(patched: list[float], upstream: list[float]) -> list[dict[str, Any]]:
+    """What three processes measure: the pristine layer takes 2 ms in each round."""
+    times = {
+        benching.PRISTINE: [2e-3] * len(patched),
+        benching.PATCHED: patched,
+        benching.UPSTREAM: upstream,
+    }
+    peaks = {benching.PRISTINE: 100, benching.PATCHED: 100, benching.UPSTREAM: 150}
+    return [{"cases": [{"times": times, "peak_bytes": peaks}]}] * 3
+
+
+def summarize(pinned: Catalogue, seen: list[dict[str, Any]]) -> list[benching.Ratio]:
+    return benching.summarize(pinned.find("2.4.0"), [CASE], seen)
+
+
+def test_summarize(pinned: Catalogue) -> None:
+    pristine, patched, upstream = summarize(
+        pinned, runs([1.9e-3, 2.0e-3, 2.1e-3, 2.0e-3], [2.4e-3, 2.4e-3, 2.2e-3, 2.6e-3])
+    )
+    assert (pristine.ratio, pristine.low, pristine.high) == (1, 1, 1)
+    assert patched.ratio == pytest.approx(1)
+    assert 0.95 <= patched.low <= patched.ratio <= patched.high <= 1.05
+    assert upstream.ratio == pytest.approx(1.2)
+    assert upstream.low > 1.05
+    assert (patched.memory_ratio, upstream.memory_ratio) == (1, 1.5)
+    assert patched.ms == pytest.approx(2)
+    assert (patched.rounds, patched.processes) == (12, 3)
+
+
+def test_interval_widens_with_what_processes_disagree_on() -> None:
+    agree = [[1.0, 1.02, 0.98, 1.01, 0.99]] * 4
+    disagree = [
+        [sum(sample) / 5 + shift] * 5 for sample, shift in zip(agree, (0, 0.2, 0, 0.3), strict=True)
+    ]
+    low, high = benching.interval(agree)
+    assert 0.98 <= low <= 1 <= high <= 1.02
+    wider = benching.interval(disagree)
+    assert wider[1] - wider[0] > 5 * (high - low)
+    assert benching.interval(disagree) == wider  # the same data, the same interval
+
+
+@pytest.mark.parametrize("version, layers", benching.RELEASES.items())
+def test_cases(pinned: Catalogue, tmp_path: Path, version: str, layers: list[str]) -> None:
+    release = pinned.find(version)
+    graphs = [benching.SMALL_GRAPH, benching.LARGE_GRAPH]
+    others = {benching.UPSTREAM: tmp_path / "other.py"}
+    cases = benching.cases_of(release, pinned, layers, graphs, tmp_path, others)
+    assert {case["layer"] for case in cases} == set(layers)
+    for case in cases:
+        label, file = list(case["variants"].items())[1]
+        assert label == benching.PATCHED
+        # The file is one that a patch of this very layer changes.
+        changed = {
+            change.path: patch.series
+            for patch in release.all_patches()
+            if patch.is_for_library
+            for change in patch.changes
+        }
+        series = changed[str(Path(file).relative_to(tmp_path))]
+        assert series.removesuffix("_single_gather") == case["layer"]
+        assert (len(case["variants"]) == 3) == (case["layer"] == "gatv2_conv")
+        assert (case["build"] is None) == (case["graph"] == "small")
+    sizes = [(case["layer"], case["graph"], case["mode"]) for case in cases]
+    assert len(set(sizes)) == len(sizes)
+    large = {case["class"] for case in cases if case["graph"] == "large"}
+    assert large == set(benching.LARGE) & {pinned.classes[layer] for layer in layers}
+
+
+def test_every_patched_layer_is_measured(pinned: Catalogue) -> None:
+    measured = {layer for layers in benching.RELEASES.values() for layer in layers}
+    assert measured == set(pinned.classes)
+    for version, layers in benching.RELEASES.items():
+        for layer in layers:
+            assert layer in pinned.find(version).affected() or layer == "gatv2_conv"
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["1.8.7"], "nearest releases are 1.8.0 and 1.9.0"),
+        (["1.8.0", "--part", "kit"], "name no PYG-VERSION with them"),
+        (["1.8.0", "--render"], "name no PYG-VERSION with them"),
+        (["--part", "all"], "'layers', 'growth', 'threads', 'served', 'kit'"),
+    ],
+)
+def test_refusals(world: World, words: list[str], said: str) -> None:
+    result = world.run("bench", *words)
+    assert result.returncode == 2, result.stderr
+    assert said in result.stderr
+
+
+def test_no_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benching, "DATA", releases.ROOT / "docs" / "nothing.json")
+    with pytest.raises(SourceError, match=r"nothing.json is missing\. 'git checkout docs/nothing"):
+        benching.read_data()
+
+
+# The committed page ###########################################################
+
+
+@pytest.fixture(scope="module")
+def data() -> dict[str, Any]:
+    return benching.read_data()
+
+
+def test_page_says_what_the_data_say(data: dict[str, Any], pinned: Catalogue) -> None:
+    assert benching.PAGE.read_text() == performance.render(data, pinned)
+
+
+def test_pictures_are_of_the_data(data: dict[str, Any], pinned: Catalogue, tmp_path: Path) -> None:
+    files = {name: tmp_path / file.name for name, file in benching.PICTURES.items()}
+    performance.draw(data, pinned, files)
+    for name, file in benching.PICTURES.items():
+        # Coordinates differ in the last digits from one matplotlib to the next; words do not.
+        words = [
+            [
+                "".join(text.itertext())
+                for text in ElementTree.parse(path).iter()
+                if "text" in text.tag
+            ]
+            for path in (file, files[name])
+        ]
+        assert words[0] == words[1]
+        assert len(words[0]) > 10
+
+
+def test_page_has_all_layers_and_sizes(data: dict[str, Any]) -> None:
+    ratios = data["layers"]["ratios"]
+    for version, layers in benching.RELEASES.items():
+        for layer in layers:
+            found = {
+                (r["graph"], r["mode"], r["variant"])
+                for r in ratios
+                if (r["release"], r["layer"]) == (version, layer)
+            }
+            for graph in ("small", "middle"):
+                for mode in ("inference", "training"):
+                    assert (graph, mode, benching.PATCHED) in found
+    large = [r for r in ratios if r["graph"] == "large" and r["variant"] == benching.PATCHED]
+    assert {r["mode"] for r in large if r["layer"] == "gatv2_conv"} == {"inference", "training"}
+    assert {r["variant"] for r in ratios} >= {benching.UPSTREAM, benching.ONE_GATHER}
+
+
+def test_patched_layers_need_no_more_memory(data: dict[str, Any]) -> None:
+    ratios = [r for r in data["layers"]["ratios"] if r["variant"] == benching.PATCHED]
+    # `HypergraphConv` copies the indices, as upstream does since 2.0.4; the page says so.
+    assert {r["layer"] for r in ratios if r["memory_ratio"] > 1} <= {"hypergraph_conv"}
+
+
+def test_no_answer_of_the_patched_layer_is_wrong(data: dict[str, Any]) -> None:
+    rows = data["threads"]["rows"]
+    assert {row["threads"] for row in rows} == {1, 2, 4, 8, 16}
+    patched = [row for row in rows if row["way"] == "patched"]
+    assert all(row["right"] == row["calls"] > 0 for row in patched)
+    unpatched = [row for row in rows if row["way"] == "unpatched" and row["threads"] > 1]
+    assert sum(row["calls"] - row["right"] for row in unpatched) > 0
+    served = data["served"]["total"]
+    assert (served["patched"]["errors"], served["patched"]["wrong"]) == (0, 0)
+    assert served["pristine"]["errors"] + served["pristine"]["wrong"] > 0
+
+
+def test_ratio_has_what_the_page_shows() -> None:
+    page = Path(performance.__file__).read_text()
+    shown = set(re.findall(r"""(?:found|r)\[['"](\w+)['"]\]""", page))
+    fields = {field.name for field in dataclasses.fields(benching.Ratio)}
+    assert {"ratio", "low", "high", "memory_ratio"} <= shown & fields
