@@ -1,5 +1,6 @@
 """Wheels of extensions and of a patched PyG: what is built, cached, proved and refused."""
 
+import contextlib
 import dataclasses
 import hashlib
 import io
@@ -175,7 +176,16 @@ def test_one_failure_ends_the_other_builds(index: Path, tmp_path: Path) -> None:
 
 
 def alive(pid: int) -> bool:
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    """Whether a process runs on; one that has been killed may take a moment to end."""
+    for _ in range(100):
+        if not psutil.pid_exists(pid):
+            return False
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if psutil.Process(pid).status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
+                time.sleep(0.05)
+                continue
+        return False
+    return True
 
 
 def test_interrupted(index: Path, tmp_path: Path) -> None:
