@@ -1,5 +1,6 @@
 """What thread safety costs: the patched layers against what people run instead."""
 
+import contextlib
 import datetime
 import json
 import os
@@ -7,7 +8,7 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -179,13 +180,25 @@ class Bench:
     layers: Sequence[str]
 
 
-def make_trees(release: Release, source: sources.Source, root: Path) -> tuple[Path, Path]:
-    """Makes the pristine tree of a release, and the patched one with all that there is for it."""
-    pristine, patched = root / "pristine", root / "patched"
-    sources.materialize(release, source, patched)
-    git("worktree", "add", "--quiet", pristine, "pristine", cwd=patched)
-    patching.apply(patched, patching.plan(patched, release.all_patches()))
-    return pristine, patched
+@contextlib.contextmanager
+def make_trees(
+    release: Release, catalogue: Catalogue, source: sources.Source
+) -> Iterator[tuple[Path, Path, Path]]:
+    """Makes what is compared, for as long as it takes.
+
+    Yields:
+        The pristine tree of a release; the patched one, with all that there is for it; and
+        the file of `GATv2Conv` to set beside them: upstream's fix where the release races,
+        else the layer from before that.
+    """
+    with tempfile.TemporaryDirectory(prefix="pyg-threadsafe-") as name:
+        pristine, patched = Path(name) / "pristine", Path(name) / "patched"
+        sources.materialize(release, source, patched)
+        git("worktree", "add", "--quiet", pristine, "pristine", cwd=patched)
+        patching.apply(patched, patching.plan(patched, release.all_patches()))
+        version = FIXED if "gatv2_conv" in release.affected() else RACY
+        sources.extract(catalogue.find(version), source, [GATV2], Path(name) / version)
+        yield pristine, patched, Path(name) / version / GATV2
 
 
 def cases_of(
@@ -336,14 +349,9 @@ def measure_layers(
         ToolError: If the program that runs there fails.
     """
     release = bench.release
-    with tempfile.TemporaryDirectory(prefix="pyg-threadsafe-") as name:
-        root = Path(name)
-        pristine, patched = make_trees(release, source, root)
-        # Beside it: upstream's design on the same release, or what its fix has cost.
-        affected = "gatv2_conv" in release.affected()
-        version = FIXED if affected else RACY
-        sources.extract(catalogue.find(version), source, [GATV2], root / version)
-        others = {UPSTREAM if affected else ONE_GATHER: root / version / GATV2}
+    label = UPSTREAM if "gatv2_conv" in release.affected() else ONE_GATHER
+    with make_trees(release, catalogue, source) as (pristine, patched, other):
+        others = {label: other}
         cases = cases_of(release, catalogue, bench.layers, graphs, patched, others, modes)
         runs = []
         for number in range(processes):
@@ -374,12 +382,9 @@ def measure_threads(
         ToolError: If the program that runs there fails.
     """
     release = bench.release
-    with tempfile.TemporaryDirectory(prefix="pyg-threadsafe-") as name:
-        root = Path(name)
-        pristine, patched = make_trees(release, source, root)
-        sources.extract(catalogue.find(FIXED), source, [GATV2], root / FIXED)
+    with make_trees(release, catalogue, source) as (pristine, patched, fixed):
         test = next(p for p in release.patches if p.name == "regression_test/gatv2_conv.patch")
-        ways = ["unpatched", f"patched={patched / GATV2}", f"upstream={root / FIXED / GATV2}"]
+        ways = ["unpatched", f"patched={patched / GATV2}", f"upstream={fixed}"]
         ways += ["lock", "deepcopy", "processes"]
         notify(f"{', '.join(map(str, threads))} threads, in {len(ways)} ways (minutes) ...")
         words: list[str | Path] = [catalogue.classes["gatv2_conv"]]

@@ -593,7 +593,7 @@ PARTS = ("layers", "growth", "threads", "served", "kit")
 @click.argument("version", metavar="[PYG-VERSION]", required=False)
 @_source_options
 @_torch_options
-@click.option("--full", is_flag=True, help="More processes, larger graphs, longer: half an hour.")
+@click.option("--full", is_flag=True, help="More processes, larger graphs, longer.")
 @click.option(
     "--part",
     "parts",

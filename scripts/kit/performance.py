@@ -39,10 +39,10 @@ allocated, from torch's own record: it is the same in each run.
 """
 
 LIMITS = """\
-The time of a call is a constant, for PyG and torch to start some thirty operators, and
-then grows in proportion to edges times heads times channels: each message is written
-and read a few times, so that the traffic to memory is the limit, not arithmetic. The
-patch adds one Python list a call, and takes nothing from either part.
+The time of a call is a constant, for PyG and torch to start the operators, and then
+grows with edges times heads times channels: each message is written and read a few
+times, and little is computed from it. The patch adds one Python list a call, and takes
+nothing from either part.
 
 With several threads, Python runs one thread at a time, and torch lets go of the lock
 (the GIL) within its operators. On middle graphs and larger ones the operators run side
