@@ -25,7 +25,8 @@ PROGRAMS = Path(__file__).parent / "programs"
 PAGE = ROOT / "docs" / "performance.md"
 DATA = ROOT / "docs" / "performance.json"
 PICTURES = {
-    name: ROOT / "docs" / f"performance-{name}.svg" for name in ("ratios", "growth", "threads")
+    name: ROOT / "docs" / f"performance-{name}.svg"
+    for name in ("ratios", "growth", "threads", "free-threaded")
 }
 
 # Where the page takes its layers from: the newest release with most of them, the newest
@@ -70,21 +71,25 @@ class Graph:
     edges: int
     rounds: dict[str, int]
     calls: int
-    build: dict[str, dict[str, Any]] | None = None
+    build: dict[str, dict[str, Any] | None] | None = None
 
 
-def _large(*channels: int, **kwargs: int) -> dict[str, Any]:
+def _large(*channels: int, **kwargs: float | None) -> dict[str, Any]:
     return {"args": list(channels), "kwargs": kwargs}
 
 
 # Of 8 heads of 64 channels, or what has messages of the same size; `RGATConv` gathers
-# a matrix a message, so that fewer channels fill the memory.
-LARGE = {
+# a matrix a message, so that fewer channels fill the memory. None: as in the threaded test.
+LARGE: dict[str, dict[str, Any] | None] = {
     "GATv2Conv": _large(64, 64, heads=8),
     "TransformerConv": _large(64, 64, heads=8),
     "GATConv": _large(64, 64, heads=8),
     "FAConv": _large(512),
     "RGATConv": _large(64, 8, num_relations=3),
+    "LPAttLayer": _large(64, 512, node_dim=None, num_heads=1, dropout=0.0),
+    "HypergraphConv": _large(512, 512),
+    "VGAE": None,
+    "HeteroBasisConv": None,
 }
 SMALL_GRAPH = Graph("small", 100, 500, {"inference": 40, "training": 20}, 10)
 MIDDLE_GRAPH = Graph("middle", 10_000, 100_000, {"inference": 16, "training": 8}, 1)
@@ -97,7 +102,7 @@ def growth(full: bool) -> list[Graph]:
     edges = [100, 1_000, 10_000, 100_000, *([1_000_000] if full else [])]
     graphs = [Graph("edges", max(n // 10, 10), n, rounds, 1 + 2_000 // n) for n in edges]
     for heads in (1, 2, 4, 8, 16):
-        build = {"GATv2Conv": _large(8, 8, heads=heads)}
+        build: dict[str, dict[str, Any] | None] = {"GATv2Conv": _large(8, 8, heads=heads)}
         graphs.append(Graph("heads", 2_000, 20_000, rounds, 1, build))
     return graphs
 
@@ -232,30 +237,46 @@ def cases_of(
     for layer in layers:
         name = catalogue.classes[layer]
         test = next(p for p in release.patches if p.name == f"regression_test/{layer}.patch")
-        variants = {PRISTINE: None, PATCHED: str(patched / files[layer])}
+        variants: dict[str, str | None] = {
+            PRISTINE: None,
+            PATCHED: str(patched / files[layer]),
+        }
         if layer == "gatv2_conv":
             variants |= {label: str(file) for label, file in others.items()}
         for graph in graphs:
             for mode in modes:
-                build = graph.build and graph.build.get(name)
-                if mode not in graph.rounds or (graph.build and not build):
-                    continue
-                cases.append(
-                    {
-                        "layer": layer,
-                        "class": name,
-                        "test": str(patched / test.changes[0].path),
-                        "variants": variants,
-                        "graph": graph.name,
-                        "nodes": graph.nodes,
-                        "edges": graph.edges,
-                        "build": build,
-                        "mode": mode,
-                        "rounds": graph.rounds[mode],
-                        "calls": graph.calls,
-                    }
-                )
+                if mode in graph.rounds and not (graph.build and name not in graph.build):
+                    file = patched / test.changes[0].path
+                    cases.append(case(layer, name, file, variants, graph, mode))
     return cases
+
+
+def case(
+    layer: str, name: str, test: Path, variants: dict[str, str | None], graph: Graph, mode: str
+) -> dict[str, Any]:
+    """What `programs/bench.py` is to measure at once.
+
+    Args:
+        layer: The name of the layer.
+        name: Its class.
+        test: Its threaded regression test, which builds it.
+        variants: Label and file of each variant; None for that of the tree.
+        graph: The size.
+        mode: `inference` or `training`.
+    """
+    return {
+        "layer": layer,
+        "class": name,
+        "test": str(test),
+        "variants": variants,
+        "graph": graph.name,
+        "nodes": graph.nodes,
+        "edges": graph.edges,
+        "build": graph.build and graph.build.get(name),
+        "mode": mode,
+        "rounds": graph.rounds[mode],
+        "calls": graph.calls,
+    }
 
 
 def _environment(tree: Path) -> dict[str, str]:
@@ -375,8 +396,20 @@ def measure_threads(
     notify: Notify,
     seconds: float,
     threads: Sequence[int],
+    *,
+    free_threaded: bool = False,
 ) -> dict[str, Any]:
     """Lets many threads call one `GATv2Conv`, in each of the ways in which it is done.
+
+    Args:
+        bench: What to measure; its layers are not looked at.
+        catalogue: The pinned releases.
+        source: Where to get releases from.
+        notify: Is told what is under way.
+        seconds: How long each way is given, for each number of threads.
+        threads: How many threads.
+        free_threaded: Whether the interpreter has no GIL, which packages that do not know of
+            free threading must not bring back.
 
     Raises:
         ToolError: If the program that runs there fails.
@@ -390,7 +423,8 @@ def measure_threads(
         words: list[str | Path] = [catalogue.classes["gatv2_conv"]]
         words += [patched / test.changes[0].path, str(seconds)]
         words += [",".join(map(str, threads)), "small,middle", *ways]
-        result = run([bench.python, PROGRAMS / "throughput.py", *words], env=_environment(pristine))
+        env = _environment(pristine) | ({"PYTHON_GIL": "0"} if free_threaded else {})
+        result = run([bench.python, PROGRAMS / "throughput.py", *words], env=env)
     if result.returncode != 0:
         raise ToolError(f"The measurement could not be run: {last_lines(result.stderr)}")
     seen: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])

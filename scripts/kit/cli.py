@@ -588,18 +588,24 @@ def _latency_table(proof: proving.Proof, catalogue: Catalogue) -> Table:
 
 PARTS = ("layers", "growth", "threads", "served", "kit")
 
+# Measured where it is asked for: the first one takes twenty minutes, the second one needs
+# another Python.
+LARGE, FREE_THREADED = "large", "free-threaded"
+
 
 @cli.command(epilog=EXIT_CODES)
 @click.argument("version", metavar="[PYG-VERSION]", required=False)
 @_source_options
 @_torch_options
-@click.option("--full", is_flag=True, help="More processes, larger graphs, longer.")
+@click.option("--full", is_flag=True, help="More processes, and large graphs.")
 @click.option(
     "--part",
     "parts",
     multiple=True,
-    type=click.Choice(PARTS),
-    help="Measure this part of the page, and keep the others. May be repeated.",
+    type=click.Choice([*PARTS, LARGE, FREE_THREADED]),
+    help="Measure this part of the page, and keep the others. May be repeated. The last two are "
+    "not among those by default: 'large' takes twenty minutes, and 'free-threaded' needs a "
+    "--python without the GIL.",
 )
 @click.option("--render", is_flag=True, help="Draw the page anew from docs/performance.json.")
 def bench(
@@ -616,8 +622,8 @@ def bench(
     """Measure what the patches cost, against what people run instead.
 
     With a version, times the layers of that release, and prints the ratios.
-    Without one, measures all that docs/performance.md shows (ten minutes), and
-    writes that page with its pictures.
+    Without one, measures what docs/performance.md shows, save for the parts 'large' and
+    'free-threaded' (ten minutes), and writes that page with its pictures.
     """
     catalogue = releases.load()
     if version is not None and (parts or render):
@@ -644,26 +650,32 @@ def bench(
             seen = benching.measure_layers(job, catalogue, source, notify, processes, graphs)
         _show_ratios(seen, catalogue)
         return
-    data = benching.read_data() if parts else {}
+    if FREE_THREADED in parts:
+        tag = environments.describe(python or environments.current_python()).tag
+        if not tag.endswith("t") or len(parts) > 1:
+            raise UsageError(
+                f"--part {FREE_THREADED} goes alone, and with a Python without the GIL that has "
+                f"torch: --python PATH. 'scripts/kit.sh env --torch 2.9.1 --python python3.13t' "
+                f"makes one."
+            )
+    kept = benching.read_data() if parts or benching.DATA.exists() else {}
+    # What is not measured by default is kept; all else is measured anew.
+    data = kept if parts else {k: v for k, v in kept.items() if k in (LARGE, FREE_THREADED)}
     command = "scripts/kit.sh bench" + " --full" * full
     newest = catalogue.find(benching.RACY)
-    for part in parts or PARTS:
+    for part in parts or ((*PARTS, LARGE) if full else PARTS):
         found: dict[str, Any] = {}
-        if part == "layers":
+        if part in ("layers", LARGE):
+            sizes = graphs[2:] if part == LARGE else graphs[:2]
             for name, layers in benching.RELEASES.items():
                 job = benching.Bench(catalogue.find(name), python_for(catalogue.find(name)), layers)
                 with _progress() as notify:
                     seen = benching.measure_layers(
-                        job, catalogue, source, notify, processes, graphs[:2]
+                        # Seconds a call, so that few calls are long enough.
+                        *(job, catalogue, source, notify),
+                        processes=processes if full or part == "layers" else 3,
+                        graphs=sizes,
                     )
-                    # Seconds a call: by default, one process for the layer that is reported most.
-                    large = [layer for layer in layers if full or layer == "gatv2_conv"]
-                    if large:
-                        job = dataclasses.replace(job, layers=large)
-                        more = benching.measure_layers(
-                            job, catalogue, source, notify, processes if full else 1, graphs[2:]
-                        )
-                        seen["ratios"] += more["ratios"]
                 ratios = found.get("ratios", []) + seen["ratios"]
                 found = {**seen, "ratios": ratios}
         else:
@@ -674,16 +686,22 @@ def bench(
                     found = benching.measure_layers(
                         job, catalogue, source, notify, processes // 2, sizes, ["inference"]
                     )
-                elif part == "threads":
-                    seconds = 4 if full else 1
-                    threads = [1, 2, 4, 8, 16]
+                elif part in ("threads", FREE_THREADED):
                     found = benching.measure_threads(
-                        job, catalogue, source, notify, seconds, threads
+                        job,
+                        catalogue,
+                        source,
+                        notify,
+                        seconds=4 if full else 1,
+                        threads=[1, 2, 4, 8, 16],
+                        free_threaded=part == FREE_THREADED,
                     )
                 elif part == "served":
                     found = benching.measure_served(newest, notify, 10 if full else 3)
                 else:
                     found = {"commands": benching.measure_kit(newest, notify)}
+        if part == FREE_THREADED:
+            found["python"] += "t"
         data[part] = {**found, **benching.stamp(f"{command} --part {part}")}
     _write_performance(data, catalogue)
 

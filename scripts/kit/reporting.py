@@ -1,5 +1,6 @@
 """The status page: what the matrix saw, as text and as a picture."""
 
+import contextlib
 import datetime
 import itertools
 import json
@@ -124,7 +125,12 @@ def gather(directory: Path, catalogue: Catalogue, expected: Sequence[str], comma
 def machine() -> str:
     """The machine, in words."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{platform.system()} {platform.machine()}, {cores} cores"
+    words = [f"{platform.system()} {platform.machine()}", f"{cores} cores"]
+    with contextlib.suppress(OSError):
+        # Linux has no other place that names the processor.
+        found = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.M)
+        words[1:1] = [found[1].strip()] if found else []
+    return ", ".join(words)
 
 
 def _cell(name: str, suite: ElementTree.Element, catalogue: Catalogue) -> Cell:

@@ -92,7 +92,8 @@ def test_cases(pinned: Catalogue, tmp_path: Path, version: str, layers: list[str
         series = changed[str(Path(file).relative_to(tmp_path))]
         assert series.removesuffix("_single_gather") == case["layer"]
         assert (len(case["variants"]) == 3) == (case["layer"] == "gatv2_conv")
-        assert (case["build"] is None) == (case["graph"] == "small")
+        larger = benching.LARGE[case["class"]] if case["graph"] == "large" else None
+        assert case["build"] == larger
     sizes = [(case["layer"], case["graph"], case["mode"]) for case in cases]
     assert len(set(sizes)) == len(sizes)
     large = {case["class"] for case in cases if case["graph"] == "large"}
@@ -113,7 +114,8 @@ def test_every_patched_layer_is_measured(pinned: Catalogue) -> None:
         (["1.8.7"], "nearest releases are 1.8.0 and 1.9.0"),
         (["1.8.0", "--part", "kit"], "name no PYG-VERSION with them"),
         (["1.8.0", "--render"], "name no PYG-VERSION with them"),
-        (["--part", "all"], "'layers', 'growth', 'threads', 'served', 'kit'"),
+        (["--part", "all"], "'layers', 'growth', 'threads', 'served', 'kit', 'large', "),
+        (["--part", "free-threaded"], "a Python without the GIL"),
     ],
 )
 def test_refusals(world: World, words: list[str], said: str) -> None:
@@ -169,19 +171,28 @@ def test_page_has_all_layers_and_sizes(data: dict[str, Any]) -> None:
             for graph in ("small", "middle"):
                 for mode in ("inference", "training"):
                     assert (graph, mode, benching.PATCHED) in found
-    large = [r for r in ratios if r["graph"] == "large" and r["variant"] == benching.PATCHED]
-    assert {r["mode"] for r in large if r["layer"] == "gatv2_conv"} == {"inference", "training"}
-    assert {r["variant"] for r in ratios} >= {benching.UPSTREAM, benching.ONE_GATHER}
+    for part in ("layers", "large"):
+        variants = {r["variant"] for r in data[part]["ratios"] if r["layer"] == "gatv2_conv"}
+        assert variants >= {benching.UPSTREAM, benching.ONE_GATHER}
 
 
 def test_patched_layers_need_no_more_memory(data: dict[str, Any]) -> None:
-    ratios = [r for r in data["layers"]["ratios"] if r["variant"] == benching.PATCHED]
+    ratios = [*data["layers"]["ratios"], *data["large"]["ratios"]]
+    ratios = [r for r in ratios if r["variant"] == benching.PATCHED]
     # `HypergraphConv` copies the indices, as upstream does since 2.0.4; the page says so.
     assert {r["layer"] for r in ratios if r["memory_ratio"] > 1} <= {"hypergraph_conv"}
 
 
-def test_no_answer_of_the_patched_layer_is_wrong(data: dict[str, Any]) -> None:
-    rows = data["threads"]["rows"]
+def test_every_layer_has_a_large_graph(data: dict[str, Any], pinned: Catalogue) -> None:
+    assert set(benching.LARGE) == set(pinned.classes.values())
+    for mode in ("inference", "training"):
+        measured = {r["layer"] for r in data["large"]["ratios"] if r["mode"] == mode}
+        assert measured == set(pinned.classes)
+
+
+@pytest.mark.parametrize("part", ["threads", "free-threaded"])
+def test_no_answer_of_the_patched_layer_is_wrong(data: dict[str, Any], part: str) -> None:
+    rows = data[part]["rows"]
     assert {row["threads"] for row in rows} == {1, 2, 4, 8, 16}
     patched = [row for row in rows if row["way"] == "patched"]
     assert all(row["right"] == row["calls"] > 0 for row in patched)

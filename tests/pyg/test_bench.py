@@ -1,5 +1,6 @@
 """The program that times layers: it tells a slower one, and one that takes more memory."""
 
+import itertools
 import json
 import statistics
 from pathlib import Path
@@ -59,3 +60,23 @@ def test_costs_are_seen(seen: list[dict[str, Any]], number: int) -> None:
     assert middle["costly"] > 1.2 * middle["unpatched"]
     assert peak["costly"] > 1.2 * peak["unpatched"]
     assert peak["patched"] == peak["unpatched"]
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_variants_take_turns(
+    on_nightly: None, warm: dict[str, Warm], tmp_path: Path, count: int
+) -> None:
+    program = tmp_path / "turns.py"
+    program.write_text(
+        f"import json, sys\nsys.path.insert(0, {str(PROGRAMS)!r})\nfrom bench import in_turn\n"
+        f"print(json.dumps([in_turn(list('abc'[:{count}]), n) for n in range(4 * {count})]))\n"
+    )
+    result = warm["pristine"].run(program)
+    assert result.returncode == 0, result.stderr
+    orders = json.loads(result.stdout)
+    # Each is first as often as any other one, and each follows each.
+    assert {label: [order[0] for order in orders].count(label) for label in orders[0]} == (
+        dict.fromkeys(orders[0], 4)
+    )
+    followed = {pair for order in orders for pair in itertools.pairwise(order)}
+    assert len(followed) == count * (count - 1)

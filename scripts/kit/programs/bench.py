@@ -54,12 +54,18 @@ def build_layers(case: dict[str, Any]) -> tuple[dict[str, torch.nn.Module], dict
     if not case["build"]:
         return convs, test.get_inputs(nodes, edges, seed=12345)
     torch.manual_seed(12345)
-    x = torch.randn(nodes, case["build"]["args"][0])
+    channels = case["build"]["args"][0]
+    x, index = torch.randn(nodes, channels), torch.randint(nodes, (2, edges))
     given = {
         "x": x,
         "x_0": x,
-        "edge_index": torch.randint(nodes, (2, edges)),
+        "edge_index": index,
+        "hyperedge_index": index,
         "edge_type": torch.randint(3, (edges,)),
+        # Those of `LPAttLayer`: of both nodes of a link, of each node, and of each pair.
+        "edge_feats": torch.randn(nodes, 2 * channels),
+        "node_feats": x,
+        "ppr_rpes": torch.randn(edges, channels) if case["class"] == "LPAttLayer" else None,
     }
     taken = inspect.signature(own.forward).parameters
     return convs, {key: value for key, value in given.items() if key in taken}
@@ -100,6 +106,13 @@ def peak_bytes(step: Callable[[], None]) -> int:
     return peak
 
 
+def in_turn(labels: list[str], number: int) -> list[str]:
+    """The order of the variants in a round: none always comes first, or after the same one."""
+    turn = number % len(labels)
+    order = labels[turn:] + labels[:turn]
+    return order if number // len(labels) % 2 else order[::-1]
+
+
 def measure(case: dict[str, Any]) -> dict[str, Any]:
     """Times one case."""
     convs, inputs = build_layers(case)
@@ -118,10 +131,7 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
         peaks[label] = peak_bytes(step)
     times: dict[str, list[float]] = {label: [] for label in labels}
     for number in range(case["rounds"]):
-        # No variant always comes first, or after the same one.
-        turn = number % len(labels)
-        order = labels[turn:] + labels[:turn]
-        for label in order if number % 2 else reversed(order):
+        for label in in_turn(labels, number):
             times[label].append(seconds(steps[label]))
     return {"times": times, "peak_bytes": peaks}
 
