@@ -25,6 +25,7 @@ from kit import (
     adding,
     benching,
     building,
+    checking,
     checkouts,
     environments,
     patching,
@@ -34,6 +35,7 @@ from kit import (
     reporting,
     sources,
     surveying,
+    upstream,
     validating,
 )
 from kit.errors import KitError, ProofError, ToolError, TreeError, UsageError
@@ -1308,3 +1310,163 @@ def _with_extensions(shared: Path, cache: Path, *, offline: bool) -> Path:
     return environments.with_wheels(
         target.interpreter, wheels, directory.with_name(f"{directory.name}-extensions")
     )
+
+
+@cli.group("upstream", epilog=EXIT_CODES, invoke_without_command=True)
+@click.pass_context
+def upstream_group(context: click.Context) -> None:
+    """Prepare and check pull requests for PyG, and backports for a fork of it."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help(), err=True)
+        context.exit(UsageError.exit_code)
+
+
+@upstream_group.command("list", epilog=EXIT_CODES)
+def list_topics() -> None:
+    """List the pull requests that there are to be made."""
+    for topic in upstream.load():
+        out.print(Text.assemble((topic.name, "bold"), f": {topic.subject}"))
+        prepared = upstream.read(topic.name)
+        if prepared is not None:
+            where = _relative(Path(prepared.repository))
+            out.print(Text(f"  branch {prepared.branch} in {where}", style="dim"))
+    affected = [release for release in releases.load().releases if release.affected()]
+    versions = [release.version for release in affected if not release.is_nightly]
+    out.print(
+        Text.assemble(
+            (f"{upstream.BACKPORT}VERSION", "bold"),
+            f": the patches of a release, for a fork of PyG: {versions[0]} to {versions[-1]}",
+        )
+    )
+
+
+@upstream_group.command("prepare", epilog=EXIT_CODES)
+@click.argument("topic", metavar="TOPIC")
+@click.option(
+    "--repo",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Your clone of PyG.  [default: one is made in build/upstream]",
+)
+@_git_url_option
+@click.option(
+    "--base",
+    metavar="REF",
+    help="Where to start: a branch, tag or commit of that clone.  [default: upstream's main "
+    "branch as it is now; of a backport, the release]",
+)
+@click.option(
+    "--pr",
+    "number",
+    type=click.IntRange(min=1),
+    metavar="NUMBER",
+    help="The number of the pull request, for the CHANGELOG.",
+)
+def prepare(
+    topic: str, repo: Path | None, git_url: str, base: str | None, number: int | None
+) -> None:
+    """Make the branch, the patches and the description of a pull request.
+
+    Nothing is pushed: the commands that do so are printed. Your own work tree and
+    branches are left alone, and where main conflicts with a patch, both sides are
+    shown, and nothing is made.
+    """
+    catalogue = releases.load()
+    release = upstream.find_backport(topic, catalogue)
+    prepared: upstream.Prepared | None
+    with _progress() as notify:
+        source = _source("auto", git_url, False, notify)
+        if release is not None:
+            if number is not None:
+                raise UsageError("--pr is for upstream's CHANGELOG: a backport has no use for it.")
+            prepared = upstream.prepare_backport(release, catalogue, source, repo, base)
+        else:
+            found = upstream.find(topic)
+            prepared = upstream.prepare(found, catalogue, source, repo, base, number)
+    if prepared is None:
+        out.print(f"Nothing to do: {base or 'upstream'} has all of {topic} already.")
+        return
+    repository = _relative(Path(prepared.repository))
+    out.print(Text.assemble((prepared.branch, "bold"), " in ", (str(repository), "bold")))
+    paths = upstream.changed(Path(prepared.repository), prepared.base, prepared.head)
+    out.print(f"  on {prepared.base[:12]}, {len(paths)} files changed:")
+    for path in paths:
+        out.print(Text(f"    {path}"))
+    for name in prepared.left_out:
+        out.print(
+            Text.assemble("  ", ("left out", "yellow"), f": {name} (the base lacks its file)")
+        )
+    out.print("  its patches and its description:")
+    for file in sorted(prepared.folder.iterdir()):
+        if file.suffix in (".patch", ".md"):
+            out.print(Text(f"    {_relative(file)}"))
+    out.print("Next:")
+    commands = [f"scripts/kit.sh upstream check {topic}", *upstream.next_commands(prepared)]
+    if release is None and number is None:
+        commands.append(f"scripts/kit.sh upstream prepare {topic} --pr NUMBER   # and push again")
+    for command in commands:
+        out.print(Text(f"  {command}"))
+
+
+@upstream_group.command("check", epilog=EXIT_CODES)
+@click.argument("topic", metavar="TOPIC")
+@_torch_options
+@click.option(
+    "--record", is_flag=True, help="Time it too, and keep all in docs/upstream.md (minutes)."
+)
+def check_topic(topic: str, torch: str, python: Path | None, record: bool) -> None:
+    """Check a prepared branch as upstream's CI would, and that it does what it says.
+
+    yapf, isort, flake8 and ruff as upstream pins and sets them; upstream's tests of
+    what is changed, before and after, with FULL_TEST=1 and without; the new tests
+    fifty times, and once without the fix; the reproducer, before and after.
+    """
+    catalogue = releases.load()
+    release = upstream.find_backport(topic, catalogue) or catalogue.find("nightly")
+    if not topic.startswith(upstream.BACKPORT):
+        upstream.find(topic)
+    prepared = upstream.read(topic)
+    if prepared is None:
+        raise TreeError(
+            f"There is no branch for {topic} yet: 'scripts/kit.sh upstream prepare {topic}' makes "
+            f"it."
+        )
+    with _progress() as notify:
+        source = _source("auto", sources.UPSTREAM, False, notify)
+    if prepared.version and python is None:
+        # Upstream's own tests of older releases import torch-sparse, even where PyG need not.
+        release = dataclasses.replace(release, needs_extensions=True)
+    python = _find_python(release, python, torch, source, offline=False)
+    bad, checks = [], []
+    seen: dict[str, Any] = {}
+    out.print(f"[bold]{prepared.branch}[/], on {prepared.base[:12]}")
+    with _progress() as notify:
+        for done, found in checking.check(prepared, python, notify):
+            mark = ("ok  ", "green") if done.holds else ("FAIL", "red")
+            out.print(Text.assemble("  ", mark, " ", (done.name, "bold"), f": {done.detail}"))
+            checks.append(dataclasses.asdict(done))
+            for key, value in found.items():
+                seen[key] = {**seen[key], **value} if isinstance(seen.get(key), dict) else value
+            bad += [] if done.holds else [done.name]
+    if bad:
+        raise ProofError(f"Not as it must be: {', '.join(bad)}.")
+    if record:
+        described = environments.describe(python, with_torch=True)
+        with _progress() as notify:
+            cost = checking.measure(prepared, catalogue, python, notify)
+        versions = {"torch": described.torch, "python": described.version}
+        data = upstream.read_data()
+        data[topic] = {
+            "proof": {**seen, **versions, "base": prepared.base, "checks": checks},
+            "cost": cost,
+            **benching.stamp(f"scripts/kit.sh upstream check {topic} --record"),
+        }
+        text = json.dumps(data, indent=1, sort_keys=True) + "\n"
+        for file, content in ((upstream.DATA, text), (upstream.PAGE, upstream.render(data))):
+            patching.replace(file, content.encode())
+            out.print(str(_relative(file)))
+        if not prepared.version:
+            # Its description quotes what has been recorded.
+            body = prepared.folder / "body.md"
+            patching.replace(body, upstream.describe(upstream.find(topic), prepared).encode())
+            out.print(str(_relative(body)))

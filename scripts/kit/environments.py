@@ -82,38 +82,74 @@ def ensure(torch: str, base: Path, notify: Callable[[str], None]) -> Path:
         ToolError: If it cannot be made.
     """
     directory = ROOT / ".kit" / f"torch-{torch}-{describe(base).tag}"
+    wanted = json.dumps(read_toml(ROOT / "pyproject.toml")["dependency-groups"]["pyg"])
+    return _make(
+        directory,
+        wanted,
+        f"Installing torch {torch} into .kit/{directory.name} (first use, minutes) ...",
+        base,
+        # Rather an older wheel than a newer source: few Pythons have all wheels.
+        ["--prefer-binary", f"torch=={torch}", *of_its_time(torch), "--group", "pyg"],
+        f"Check the network, the disk, and that torch {torch} has a wheel for this Python.",
+        notify,
+    )
+
+
+def tools(requirements: Sequence[str], base: Path, notify: Callable[[str], None]) -> Path:
+    """Returns the interpreter of an environment with some tools, making it on first use.
+
+    Args:
+        requirements: What to install, such as `["yapf==0.43.0", "toml"]`.
+        base: The interpreter to make it with.
+        notify: Is told that it takes a while.
+
+    Raises:
+        ToolError: If it cannot be made.
+    """
+    name = "-".join(requirements).replace("==", "-")
+    return _make(
+        ROOT / ".kit" / f"{name}-{describe(base).tag}",
+        json.dumps(list(requirements)),
+        f"Installing {', '.join(requirements)} (first use) ...",
+        base,
+        list(requirements),
+        "Check the network, and that PyPI has these versions for this Python.",
+        notify,
+    )
+
+
+def _make(
+    directory: Path,
+    wanted: str,
+    message: str,
+    base: Path,
+    requirements: Sequence[str],
+    advice: str,
+    notify: Callable[[str], None],
+) -> Path:
+    """Makes an environment, unless it is there and was made from the same."""
     python = directory / "bin" / "python"
     complete = directory / "made-from.json"
-    wanted = json.dumps(read_toml(ROOT / "pyproject.toml")["dependency-groups"]["pyg"])
     directory.parent.mkdir(exist_ok=True)
     with FileLock(f"{directory}.lock"):
         if complete.exists() and complete.read_text(encoding="utf-8") == wanted:
             return python
-        notify(f"Installing torch {torch} into .kit/{directory.name} (first use, minutes) ...")
+        notify(message)
         shutil.rmtree(directory, ignore_errors=True)
-        pip: list[str | Path] = [
-            python,
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--disable-pip-version-check",
-            # Rather an older wheel than a newer source: few Pythons have all wheels.
-            "--prefer-binary",
-        ]
+        pip: list[str | Path] = [python, "-m", "pip", "install", "--quiet"]
+        pip.append("--disable-pip-version-check")
         commands: list[list[str | Path]] = [
             [base, "-m", "venv", directory],
             # Dependency groups need pip 25.1.
             [*pip, "--upgrade", "pip>=25.1"],
-            [*pip, f"torch=={torch}", *of_its_time(torch), "--group", "pyg"],
+            [*pip, *requirements],
         ]
         for command in commands:
             result = run(command, cwd=ROOT)
             if result.returncode != 0:
                 raise ToolError(
-                    f"The environment for torch {torch} could not be made: '{command[1]} "
-                    f"{command[2]}' said: {last_lines(result.stderr, 1)} Check the network, the "
-                    f"disk, and that torch {torch} has a wheel for this Python."
+                    f"The environment .kit/{directory.name} could not be made: '{command[1]} "
+                    f"{command[2]}' said: {last_lines(result.stderr, 1)} {advice}"
                 )
         complete.write_text(wanted, encoding="utf-8")
     return python

@@ -133,7 +133,7 @@ def find_tag(version: str, source: Source) -> tuple[str | None, str | None]:
         refs = [f"refs/tags/{tag}", f"refs/tags/{tag}^{{}}"]
         try:
             command = ["git", "ls-remote", source.git_url, *refs]
-            lines = run(command, env=_GIT_REMOTE, timeout=FETCH_TIMEOUT).stdout.splitlines()
+            lines = run(command, env=GIT_REMOTE, timeout=FETCH_TIMEOUT).stdout.splitlines()
         except subprocess.TimeoutExpired:
             return version, None
         # An annotated tag is an object of its own; the second line is its commit.
@@ -158,14 +158,14 @@ def _answers(source: Source) -> bool:
     source.notify(f"Asking {source.git_url} ...")
     try:
         command = ["git", "ls-remote", "--exit-code", source.git_url, "HEAD"]
-        return run(command, env=_GIT_REMOTE, timeout=ANSWER_TIMEOUT).returncode == 0
+        return run(command, env=GIT_REMOTE, timeout=ANSWER_TIMEOUT).returncode == 0
     except subprocess.TimeoutExpired:
         return False
 
 
 # Nothing may ask for a password. The user's own settings (proxy, credentials,
 # certificates) count here, unlike in a tree of the kit's own.
-_GIT_REMOTE = {"GIT_TERMINAL_PROMPT": "0", "GIT_ASKPASS": "true"}
+GIT_REMOTE = {"GIT_TERMINAL_PROMPT": "0", "GIT_ASKPASS": "true"}
 
 
 @contextlib.contextmanager
@@ -226,7 +226,7 @@ def _fetch(release: Release, source: Source, repository: Path) -> None:
     def fetch(ref: str) -> "subprocess.CompletedProcess[str]":
         command = ["git", "fetch", "--quiet", "--no-tags", "--depth=1", source.git_url, ref]
         try:
-            return run(command, cwd=repository, env=_GIT_REMOTE, timeout=FETCH_TIMEOUT)
+            return run(command, cwd=repository, env=GIT_REMOTE, timeout=FETCH_TIMEOUT)
         except subprocess.TimeoutExpired:
             raise SourceError(
                 f"{source.git_url} did not send PyG {release.version} within "

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from kit import patching, sources
+from kit import patching, sources, upstream
 from kit.errors import KitError
 from kit.releases import VERSION_FILE, Catalogue, Release
 
@@ -62,5 +62,23 @@ def _validate_one(release: Release, source: sources.Source, tree: Path) -> Findi
     patching.apply(tree, patched, reverse=True)
     if patching.plan(tree, release.all_patches()) != steps:
         problems.append("Reversing the patches does not give the pristine release back.")
+    if release.is_nightly:
+        for topic in upstream.load():
+            problems += _validate_topic(topic, release, source, tree.parent / topic.name)
     left_out = [s.patch.name for s in steps if s.state is patching.State.LEFT_OUT]
     return Finding(release, tuple(problems), tuple(left_out))
+
+
+def _validate_topic(
+    topic: upstream.Topic, release: Release, source: sources.Source, directory: Path
+) -> list[str]:
+    """The patches of a pull request are against the nightly build, too, each on its own."""
+    problems = []
+    for patch in topic.all_patches:
+        tree = directory / patch.file.stem
+        sources.extract(release, source, [change.path for change in patch.changes], tree)
+        try:
+            patching.apply(tree, patching.plan(tree, [patch]))
+        except KitError as error:
+            problems.append(str(error))
+    return problems

@@ -4,7 +4,7 @@ import re
 from collections import Counter
 
 import pytest
-from kit import releases
+from kit import releases, upstream
 from kit.releases import NO_BLOB, PATCHES, Catalogue, Patch
 from packaging.version import Version
 
@@ -117,7 +117,8 @@ def test_what_keeps_weights_in_the_call_requires_the_explainer(pinned: Catalogue
 
 def test_every_patch_file_is_taken(pinned: Catalogue) -> None:
     found = {str(path.relative_to(PATCHES)) for path in PATCHES.rglob("*.patch")}
-    assert found == {patch.name for patch in pinned.patches()}
+    forwarded = [patch for topic in upstream.load() for patch in topic.all_patches]
+    assert found == {patch.name for patch in [*pinned.patches(), *forwarded]}
 
 
 @pytest.mark.parametrize("patch", all_patches(), ids=lambda patch: patch.name)

@@ -1,0 +1,178 @@
+"""The branches for upstream's main branch do what their descriptions say."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import HERE, Warm, run_observe
+from test_equivalence import compare_compiled
+
+pytestmark = pytest.mark.usefixtures("on_nightly")
+
+UPSTREAM = HERE.parents[1] / "patches" / "upstream"
+TOPICS = sorted(file.parent.name for file in UPSTREAM.glob("*/test.py"))
+FIXED = sorted(file.parent.name for file in UPSTREAM.glob("*/fix.patch"))
+
+# It computes in the same order as 2.4.0 did, so that gradients are added up in another one.
+GATHER = "gatv2_conv_single_gather"
+
+EXPLAINER = "torch_geometric/explain/algorithm/attention_explainer.py"
+
+
+def layer_of(topic: str) -> str:
+    return topic.removesuffix("_single_gather")
+
+
+@pytest.fixture(scope="module")
+def base(warm: dict[str, Warm]) -> Warm:
+    return warm["pristine"]
+
+
+def make_tree(pristine: Path, tree: Path, patch: str) -> None:
+    """Copies PyG, and applies one patch of each topic that has it."""
+    shutil.copytree(
+        pristine / "torch_geometric",
+        tree / "torch_geometric",
+        ignore=shutil.ignore_patterns("__pycache__"),
+    )
+    env = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    env["GIT_CEILING_DIRECTORIES"] = str(tree.parent)
+    for number, file in enumerate(sorted(UPSTREAM.glob(f"*/{patch}.patch"))):
+        # All of them change the explainer in the same way.
+        options = [f"--exclude={EXPLAINER}"] if number else []
+        subprocess.run(["git", "apply", *options, file], cwd=tree, env=env, check=True)
+
+
+@pytest.fixture(scope="module")
+def branch(trees: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
+    """The PyG of all branches together."""
+    tree = tmp_path_factory.mktemp("upstream") / "branch"
+    make_tree(trees["pristine"], tree, "fix")
+    with tempfile.TemporaryDirectory(prefix="tests-pyg-") as directory:
+        warm = Warm(tree, Path(directory))
+        yield warm
+        warm.process.communicate()
+
+
+def run_pytest(warm: Warm, file: Path) -> subprocess.CompletedProcess[str]:
+    options = ["-p", "no:cacheprovider", "--rootdir", file.parent, "-c", os.devnull]
+    return warm.run("-m", "pytest", *options, file)
+
+
+@pytest.mark.parametrize("topic", TOPICS)
+def test_new_tests(base: Warm, branch: Warm, topic: str) -> None:
+    file = UPSTREAM / topic / "test.py"
+    number = file.read_text().count("\ndef test_")
+    before, after = run_pytest(base, file), run_pytest(branch, file)
+    assert f"{number} passed" in after.stdout, after.stdout
+    if topic in FIXED:
+        assert "1 failed" in before.stdout, before.stdout
+    else:
+        assert f"{number} passed" in before.stdout, before.stdout
+
+
+@pytest.mark.parametrize("topic", TOPICS)
+def test_reproducer(base: Warm, branch: Warm, tmp_path: Path, topic: str) -> None:
+    file = UPSTREAM / topic / "reproducer.py"
+    # That of `gatv2_conv` runs upstream's tests, which an archive from PyPI does not have.
+    for name, text in (
+        ("before", "def test_gatv2_conv():\n    pass\n"),
+        ("after", (UPSTREAM / topic / "test.py").read_text()),
+    ):
+        test = tmp_path / name / "test" / "nn" / "conv" / "test_gatv2_conv.py"
+        test.parent.mkdir(parents=True)
+        test.write_text(text)
+    before = base.run(file, cwd=tmp_path / "before")
+    assert before.returncode == 1
+    assert "\nAssertionError" in before.stderr, before.stderr
+    after = branch.run(file, cwd=tmp_path / "after")
+    assert after.returncode == 0, after.stderr
+
+
+def test_reproducers_are_short() -> None:
+    files = [*UPSTREAM.glob("*/reproducer.py*")]
+    assert len(files) == len(TOPICS) + 1
+    for file in files:
+        assert len(file.read_text().splitlines()) < 25, file
+
+
+@pytest.fixture(scope="module")
+def seen(base: Warm, branch: Warm) -> dict[str, dict[str, Any]]:
+    layers = [layer_of(topic) for topic in FIXED]
+    kinds = ["settings:{}", "explain:{}", "compiled:{}:graph"]
+    requests = [kind.format(layer) for layer in layers for kind in kinds]
+    return {
+        name: run_observe(warm, *requests) for name, warm in (("base", base), ("branch", branch))
+    }
+
+
+@pytest.mark.parametrize("topic", FIXED)
+def test_results(seen: dict[str, dict[str, Any]], topic: str) -> None:
+    before, after = (seen[tree][f"settings:{layer_of(topic)}"] for tree in ("base", "branch"))
+    gave = 0
+    for old, new in zip(before, after, strict=True):
+        if topic == GATHER and "result" in old:
+            old["result"][2] = new["result"][2] = "not compared"
+        assert new == old
+        gave += "result" in old
+    assert gave > len(before) / 5
+
+
+@pytest.mark.parametrize("topic", FIXED)
+def test_explain(seen: dict[str, dict[str, Any]], topic: str) -> None:
+    before, after = (seen[tree][f"explain:{layer_of(topic)}"] for tree in ("base", "branch"))
+    if topic == GATHER:
+        # What optimises a mask follows gradients; what reads the weights does not.
+        before, after = ({k: v for k, v in s.items() if "Attention" in k} for s in (before, after))
+    assert before and after == before
+
+
+@pytest.mark.parametrize("topic", FIXED)
+def test_compile(seen: dict[str, dict[str, Any]], topic: str) -> None:
+    before, after = (seen[tree][f"compiled:{layer_of(topic)}:graph"] for tree in ("base", "branch"))
+    if topic == GATHER:
+        for case in (*before.values(), *after.values()):
+            if "result" in case:
+                case["result"][1] = "not compared"
+    compare_compiled(before, after, "torch.compile")
+
+
+SUBCLASS = """
+import torch
+from torch import Tensor
+from typing import Optional
+from torch_geometric.nn import TransformerConv
+
+class Custom(TransformerConv):
+    def message(self, query_i: Tensor, key_j: Tensor, value_j: Tensor,
+                index: Tensor, ptr: Optional[Tensor], size_i: Optional[int]) -> Tensor:
+        return 2 * value_j
+
+torch.manual_seed(12345)
+edge_index = torch.tensor([[0, 1, 2, 3], [0, 0, 1, 1]])
+print(Custom(8, 4, heads=2)(torch.randn(4, 8), edge_index).tolist())
+"""
+
+
+@pytest.mark.parametrize("works", [True, False], ids=["list", "edge_updater"])
+def test_subclass_with_a_message_of_its_own(
+    base: Warm, branch: Warm, trees: dict[str, Path], tmp_path: Path, works: bool
+) -> None:
+    """One of the reasons that the descriptions give for the list."""
+    program = tmp_path / "subclass.py"
+    program.write_text(SUBCLASS)
+    before = base.run(program)
+    assert before.returncode == 0, before.stderr
+    if works:
+        assert branch.run(program).stdout == before.stdout
+        return
+    make_tree(trees["pristine"], tmp_path / "tree", "edge_updater")
+    with tempfile.TemporaryDirectory(prefix="tests-pyg-") as directory:
+        other = Warm(tmp_path / "tree", Path(directory))
+        assert other.run(program).returncode == 1
+        other.process.communicate()
