@@ -30,7 +30,7 @@ LINTERS = {
 
 OURS, EDGE_UPDATER = "this branch", "with `edge_updater`"
 GRAPHS = [benching.SMALL_GRAPH, benching.MIDDLE_GRAPH]
-PROCESSES = 5
+PROCESSES = 10
 
 Notify = Callable[[str], None]
 

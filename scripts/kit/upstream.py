@@ -45,6 +45,7 @@ class Topic:
     section: str
     entry: str
     tests: tuple[str, ...]
+    held: str
     forced: str
 
     @property
@@ -66,6 +67,12 @@ class Topic:
     def all_patches(self) -> list[Patch]:
         """Those, and the way that was not taken."""
         return [*self.patches, *([other] if (other := self.patch("edge_updater")) else [])]
+
+    @property
+    def takes_list(self) -> bool:
+        """Whether its fix lets the weights travel in a list."""
+        fix = self.patch("fix")
+        return fix is not None and "attention.append(" in fix.text
 
     @property
     def new_tests(self) -> list[str]:
@@ -662,6 +669,7 @@ def describe(topic: Topic, prepared: Prepared) -> str:
         "body.md.jinja",
         topic=topic,
         has_fix=prepared.has_fix,
+        takes_list=topic.takes_list,
         base=prepared.base,
         reproducer=topic.read("reproducer.py"),
         proof=recorded.get("proof"),

@@ -206,7 +206,9 @@ def test_description(build: Path, main: Path, name: str) -> None:
         for ratio in recorded["cost"]["ratios"]:
             if ratio["variant"] != "unpatched":
                 assert f"{ratio['ratio']:.3f} ({ratio['low']:.3f} to {ratio['high']:.3f})" in body
-    assert ("### Why a list" in body) == (name not in ("gatv2_conv", "lpformer"))
+    attention = ("gatv2_conv_single_gather", "transformer_conv", "fa_conv", "rgat_conv")
+    assert ("### Why a list" in body) == (name in attention)
+    assert ("### Compatibility" in body) == (name != "gatv2_conv")
     assert not re.search(r"threadsafe|the kit\b|\bkit\.sh|\{\{|\{%", body)
     # GitHub breaks a line where there is a newline: each paragraph is one line.
     text = re.sub(r"```.*?```", "", body, flags=re.S)
@@ -520,6 +522,7 @@ layer = "Layer"
 section = "Fixed"
 entry = "Fixed `Layer`"
 tests = ["test/test_layer.py"]
+held = "a method"
 forced = "It fails."
 """
 
