@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from conftest import git, write
-from kit import checking, patching, releases, sources, upstream
+from kit import checking, releases, sources, upstream, validating
 from kit.errors import TreeError
 from kit.releases import ROOT
 
@@ -703,4 +703,18 @@ def test_patches_are_against_the_nightly() -> None:
         for patch in upstream.find(name).all_patches:
             for change in patch.changes:
                 assert known.get(change.path, change.before) == change.before
-    assert patching.blob_id(b"") == "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"
+
+
+def test_validate_looks_at_the_topics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    release = releases.load().find("nightly")
+    cache = sources.default_cache()
+    source = sources.Source(sources.Kind.SDIST, "", False, cache, lambda message: None)
+    shutil.copytree(ROOT / "patches" / "upstream", tmp_path / "patches" / "upstream")
+    monkeypatch.setattr(releases, "PATCHES", tmp_path / "patches")
+    topic = upstream.find(ONE)
+    assert validating._validate_topic(topic, release, source, tmp_path / "before") == []
+    for name in ("fix", "edge_updater"):
+        file = topic.folder / f"{name}.patch"
+        file.write_text(file.read_text().replace("-        self._alpha = alpha", "-        pass"))
+    problems = validating._validate_topic(topic, release, source, tmp_path / "after")
+    assert len(problems) == 2 and all(LIBRARY in problem for problem in problems)
