@@ -221,10 +221,10 @@ def observations(
         return {"pristine": seen, "patched": seen}
     # Both make the same calls in the same order: TorchScript, which some layers use
     # inside, computes in another way once it has seen a function often enough.
-    seen = {
-        tree: run_observe(python, *requests, *(f"dump:{layer}:{pickles[tree]}" for layer in convs))
-        for tree, python in warm.items()
-    }
+    seen = {tree: run_observe(python, *requests) for tree, python in warm.items()}
+    for tree, python in warm.items():
+        dumps = [f"dump:{layer}:{pickles[tree]}" for layer in convs]
+        seen[tree] |= run_observe(python, *dumps)
     # Read before anything is built: a class is set up when its first layer is.
     for reader, writer in (("pristine", "patched"), ("patched", "pristine")):
         loads = [f"load:{layer}:{pickles[writer]}" for layer in convs]

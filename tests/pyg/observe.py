@@ -566,8 +566,14 @@ def state(layer: str) -> Any:
     }
 
 
+def without_fusion() -> None:
+    """Lets the first call of a function in TorchScript round as later ones do."""
+    torch._C._jit_set_texpr_fuser_enabled(False)
+
+
 def dump(layer: str, directory: str) -> Any:
     """Writes a pickle and a state dict."""
+    without_fusion()
     conv = get_conv(layer)
     conv(**get_inputs(layer))  # A layer that has been used.
     Path(directory, f"{layer}.pickle").write_bytes(pickle.dumps(conv))
@@ -577,6 +583,7 @@ def dump(layer: str, directory: str) -> Any:
 
 def load(layer: str, directory: str) -> Any:
     """Reads both, and runs what they give; the pickle as TorchScript, too."""
+    without_fusion()
     unpickled = pickle.loads(Path(directory, f"{layer}.pickle").read_bytes())
     inputs = get_inputs(layer)
     seen = [digest(unpickled(**inputs, **weights(layer)))]

@@ -116,6 +116,44 @@ def test_patched(
     assert sum(map(float, times)) < SECONDS_A_FILE
 
 
+FUSION = """
+import torch
+from thread_safety import assert_all_right, run_interleaved, run_stress
+
+enabled = torch._C._jit_texpr_fuser_enabled
+seen = []
+
+class Layer:
+    def __call__(self, x):
+        self.update()
+        return x
+
+    def update(self):
+        seen.append(enabled())
+
+def get_inputs(num_nodes, num_edges, seed):
+    return {"x": torch.randn(num_nodes)}
+
+for before in (True, False):
+    torch._C._jit_set_texpr_fuser_enabled(before)
+    assert_all_right(run_interleaved(Layer(), get_inputs, {}))
+    assert_all_right(run_stress(Layer(), get_inputs, [{}], num_threads=2, num_calls=2))
+    assert enabled() == before
+assert seen and not any(seen), seen
+"""
+
+
+def test_nothing_is_fused(
+    on_nightly: None, trees: dict[str, Path], warm: dict[str, Warm], tmp_path: Path
+) -> None:
+    """Whether that changes a result depends on the processor, and on torch."""
+    helpers = trees["patched"] / "test" / "nn" / "conv" / "thread_safety.py"
+    (tmp_path / "fusion.py").write_text(FUSION)
+    (tmp_path / helpers.name).write_bytes(helpers.read_bytes())
+    result = warm["patched"].run(tmp_path / "fusion.py")
+    assert result.returncode == 0, result.stderr
+
+
 def test_a_call_leaves_nothing_in_the_layer(
     observe: Callable[..., Any], pytestconfig: pytest.Config, patched_conv: str
 ) -> None:

@@ -37,6 +37,8 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# TorchScript else fuses what it has seen before, and may round it in another way than at first.
+os.environ.setdefault("PYTORCH_TENSOREXPR", "0")
 
 import torch
 
