@@ -149,7 +149,7 @@ LAYERS: dict[str, Layer] = {
         "HeteroBasisConv",
         "torch_geometric/nn/to_hetero_with_bases_transformer.py",
         {},
-        {"num_bases": [1, 2]},
+        {"num_bases": [1, 2], "nested": [False, True]},
         message=None,
         num_settings=40,
         keywords={"num_bases": 2},

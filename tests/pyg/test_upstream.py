@@ -182,23 +182,3 @@ def test_subclass_with_a_message_of_its_own(
         other = Warm(tmp_path / "tree", Path(directory))
         assert other.run(program).returncode == 1
         other.process.communicate()
-
-
-COMPILE = """
-import torch
-from torch_geometric.nn import SAGEConv
-from torch_geometric.nn.to_hetero_with_bases_transformer import HeteroBasisConv
-
-conv = HeteroBasisConv(SAGEConv(8, 4), num_relations=2, num_bases=2)
-edge_type, edge_index = torch.tensor([0, 1]), torch.tensor([[0, 1], [1, 0]])
-torch.compile(conv, backend="eager", fullgraph=True)(edge_type, torch.randn(2, 8), edge_index)
-"""
-
-
-def test_hetero_basis_conv_compiles_whole(base: Warm, branch: Warm, tmp_path: Path) -> None:
-    """The description says so; `compiled:to_hetero_with_bases` is not run with `fullgraph`."""
-    program = tmp_path / "compiled.py"
-    program.write_text(COMPILE)
-    for tree in (base, branch):
-        result = tree.run(program)
-        assert result.returncode == 0, result.stderr
