@@ -9,10 +9,11 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import git, write
-from kit import checking, releases, sources, upstream, validating
+from kit import benching, checking, releases, sources, upstream, validating
 from kit.errors import TreeError
 from kit.releases import ROOT
 
@@ -670,6 +671,64 @@ def test_check_of_what_the_branch_is_now(small: Path, monkeypatch: pytest.Monkey
     git("checkout", "-q", "master", cwd=small)
     git("branch", "-qD", "layer", cwd=small)
     assert upstream.read("layer") is None
+
+
+def test_measure(build: Path, main: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare(build, ONE, "--repo", main, "--base", "master")
+    monkeypatch.setattr(upstream, "BUILD", build)
+    monkeypatch.setattr(checking, "PROCESSES", 3)
+    prepared = upstream.read(ONE)
+    assert prepared
+    before = git("worktree", "list", cwd=main)
+    codes: list[dict[str, str]] = []
+
+    def run_cases(python: Path, tree: Path, cases: list[dict[str, Any]]) -> dict[str, Any]:
+        assert git("rev-parse", "HEAD", cwd=tree).strip() == prepared.base
+        for case in cases:
+            assert f"def test_{ONE}" in Path(case["test"]).read_text()
+            assert (case["class"], case["variants"][benching.PRISTINE]) == ("TransformerConv", None)
+        codes.extend(
+            {label: Path(file or tree / LIBRARY).read_text() for label, file in variants.items()}
+            for variants in (case["variants"] for case in cases)
+        )
+        # Each process sees another ratio; their middle is what counts.
+        ms = {benching.PRISTINE: 2.0, checking.OURS: 2.0 + len(codes) / len(cases)}
+        ms[checking.EDGE_UPDATER] = 8.0
+        seen = {
+            "times": {label: [1e-3 * ms[label]] * 4 for label in ms},
+            "peak_bytes": dict.fromkeys(ms, 10) | {checking.EDGE_UPDATER: 5},
+        }
+        return {"python": "3.11.7", "torch": "2.13.0", "cases": [seen] * len(cases)}
+
+    monkeypatch.setattr(benching, "run_cases", run_cases)
+    cost = checking.measure(prepared, releases.load(), Path(sys.executable), lambda message: None)
+    assert cost and (cost["torch"], cost["python"]) == ("2.13.0", "3.11.7")
+    found = {(r["graph"], r["mode"], r["variant"]): r for r in cost["ratios"]}
+    assert len(found) == len(cost["ratios"]) == 2 * 2 * 3
+    for graph in ("small", "middle"):
+        for mode in ("inference", "training"):
+            ours = found[graph, mode, checking.OURS]
+            assert (ours["ratio"], ours["memory_ratio"], ours["processes"]) == (2.0, 1.0, 3)
+            other = found[graph, mode, checking.EDGE_UPDATER]
+            assert (other["ratio"], other["memory_ratio"]) == (4.0, 0.5)
+    # What is timed is what it is called.
+    for code in codes:
+        assert "self._alpha" in code[benching.PRISTINE]
+        assert "self._alpha" not in code[checking.OURS]
+        assert "self.edge_updater(" in code[checking.EDGE_UPDATER]
+        assert "self.edge_updater(" not in code[checking.OURS]
+    assert git("worktree", "list", cwd=main) == before
+
+
+def test_measure_has_nothing_to_time(
+    build: Path, main: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(build, "gatv2_conv", "--repo", main, "--base", "master")  # a test, and no fix
+    monkeypatch.setattr(upstream, "BUILD", build)
+    prepared = upstream.read("gatv2_conv")
+    assert prepared
+    arguments = (releases.load(), Path(sys.executable), lambda message: None)
+    assert checking.measure(prepared, *arguments) is None
 
 
 # What has been recorded.
