@@ -9,7 +9,8 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,7 @@ FIXED, RACY = "2.5.0", "2.4.0"
 
 PRISTINE, PATCHED = "unpatched", "patched"
 UPSTREAM = "upstream's fix"
+ITSELF = f"{FIXED} itself"
 ONE_GATHER = "one gather, as 2.4.0"
 
 
@@ -92,8 +94,8 @@ LARGE: dict[str, dict[str, Any] | None] = {
     "HeteroBasisConv": None,
 }
 SMALL_GRAPH = Graph("small", 100, 500, {"inference": 40, "training": 20}, 10)
-MIDDLE_GRAPH = Graph("middle", 10_000, 100_000, {"inference": 16, "training": 8}, 1)
-LARGE_GRAPH = Graph("large", 2_000, 200_000, {"inference": 5, "training": 3}, 1, LARGE)
+MIDDLE_GRAPH = Graph("middle", 10_000, 100_000, {"inference": 24, "training": 16}, 1)
+LARGE_GRAPH = Graph("large", 2_000, 200_000, {"inference": 12, "training": 8}, 1, LARGE)
 
 
 def growth(full: bool) -> list[Graph]:
@@ -193,8 +195,8 @@ def make_trees(
 
     Yields:
         The pristine tree of a release; the patched one, with all that there is for it; and
-        the file of `GATv2Conv` to set beside them: upstream's fix where the release races,
-        else the layer from before that.
+        that of the release whose `GATv2Conv` is set beside them: the first one with
+        upstream's fix where the release races, else the last one before that.
     """
     with tempfile.TemporaryDirectory(prefix="pyg-threadsafe-") as name:
         pristine, patched = Path(name) / "pristine", Path(name) / "patched"
@@ -202,8 +204,8 @@ def make_trees(
         git("worktree", "add", "--quiet", pristine, "pristine", cwd=patched)
         patching.apply(patched, patching.plan(patched, release.all_patches()))
         version = FIXED if "gatv2_conv" in release.affected() else RACY
-        sources.extract(catalogue.find(version), source, [GATV2], Path(name) / version)
-        yield pristine, patched, Path(name) / version / GATV2
+        sources.materialize(catalogue.find(version), source, Path(name) / version)
+        yield pristine, patched, Path(name) / version
 
 
 def cases_of(
@@ -289,13 +291,24 @@ def _environment(tree: Path) -> dict[str, str]:
     }
 
 
+# Lets glibc keep the memory of a tensor for the next one. It else hands some back to the
+# system, depending on what a process has allocated before, and each call waits for new pages:
+# in some processes, a middle graph took 1.8 times as long, for every variant.
+# https://www.gnu.org/software/libc/manual/html_node/Malloc-Tunable-Parameters.html
+KEEP_MEMORY = {
+    "MALLOC_MMAP_THRESHOLD_": str(2**33),
+    "MALLOC_TRIM_THRESHOLD_": str(2**34),
+}
+
+
 def run_cases(python: Path, tree: Path, cases: list[dict[str, Any]]) -> dict[str, Any]:
     """Measures cases in one process.
 
     Raises:
         ToolError: If the program fails.
     """
-    result = run([python, PROGRAMS / "bench.py", json.dumps(cases)], env=_environment(tree))
+    env = _environment(tree) | KEEP_MEMORY
+    result = run([python, PROGRAMS / "bench.py", json.dumps(cases)], env=env)
     if result.returncode != 0:
         raise ToolError(f"The measurement could not be run: {last_lines(result.stderr)}")
     seen: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
@@ -372,15 +385,35 @@ def measure_layers(
     release = bench.release
     label = UPSTREAM if "gatv2_conv" in release.affected() else ONE_GATHER
     with make_trees(release, catalogue, source) as (pristine, patched, other):
-        others = {label: other}
+        others = {label: other / GATV2} if "gatv2_conv" in bench.layers else {}
+        if others:
+            # It is of another release, whose imports not every release can serve.
+            tried = replace(SMALL_GRAPH, rounds={"inference": 0})
+            try:
+                alone = cases_of(release, catalogue, ["gatv2_conv"], [tried], patched, others)
+                run_cases(bench.python, pristine, alone)
+            except ToolError as error:
+                notify(f"{label[0].upper()}{label[1:]} is left out of GATv2Conv. {error}")
+                others = {}
         cases = cases_of(release, catalogue, bench.layers, graphs, patched, others, modes)
+        # A release as a whole wants a process of its own.
+        is_whole = [label == UPSTREAM and case["layer"] == "gatv2_conv" for case in cases]
+        whole = [case | {"variants": {ITSELF: None}} for case in compress(cases, is_whole)]
         runs = []
         for number in range(processes):
             notify(
                 f"PyG {release.version}, process {number + 1} of {processes}: "
                 f"{', '.join(catalogue.classes[layer] for layer in bench.layers)} ..."
             )
-            runs.append(run_cases(bench.python, pristine, cases))
+            seen = run_cases(bench.python, pristine, cases)
+            if whole:
+                found = run_cases(bench.python, other, whole)["cases"]
+                for case, more in zip(compress(seen["cases"], is_whole), found, strict=True):
+                    for kind in ("times", "peak_bytes"):
+                        case[kind] |= more[kind]
+            runs.append(seen)
+    for case, more in zip(compress(cases, is_whole), whole, strict=True):
+        case["variants"] |= more["variants"]
     ratios = summarize(release, cases, runs)
     return {
         "python": runs[0]["python"],
@@ -415,9 +448,9 @@ def measure_threads(
         ToolError: If the program that runs there fails.
     """
     release = bench.release
-    with make_trees(release, catalogue, source) as (pristine, patched, fixed):
+    with make_trees(release, catalogue, source) as (pristine, patched, other):
         test = next(p for p in release.patches if p.name == "regression_test/gatv2_conv.patch")
-        ways = ["unpatched", f"patched={patched / GATV2}", f"upstream={fixed}"]
+        ways = ["unpatched", f"patched={patched / GATV2}", f"upstream={other / GATV2}"]
         ways += ["lock", "deepcopy", "processes"]
         notify(f"{', '.join(map(str, threads))} threads, in {len(ways)} ways (minutes) ...")
         words: list[str | Path] = [catalogue.classes["gatv2_conv"]]

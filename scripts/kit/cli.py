@@ -625,7 +625,7 @@ def bench(
 
     With a version, times the layers of that release, and prints the ratios.
     Without one, measures what docs/performance.md shows, save for the parts 'large' and
-    'free-threaded' (six minutes), and writes that page with its pictures.
+    'free-threaded' (eight minutes), and writes that page with its pictures.
     """
     catalogue = releases.load()
     if version is not None and (parts or render):

@@ -28,6 +28,8 @@ import torch
 from prove import load
 from torch.profiler import ProfilerActivity, profile
 
+WARM_UP = 2  # rounds that are not counted, in which the process gets the memory that it needs
+
 
 def build_layers(case: dict[str, Any]) -> tuple[dict[str, torch.nn.Module], dict[str, Any]]:
     """Builds each variant of a layer, all with the same weights, and their inputs."""
@@ -127,8 +129,11 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
 
     peaks = {}
     for label, step in steps.items():
-        seconds(step)  # warm up
+        seconds(step)  # what a layer sets up in its first call is not counted
         peaks[label] = peak_bytes(step)
+    for number in range(WARM_UP):
+        for label in in_turn(labels, number):
+            seconds(steps[label])
     times: dict[str, list[float]] = {label: [] for label in labels}
     for number in range(case["rounds"]):
         for label in in_turn(labels, number):
