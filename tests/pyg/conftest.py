@@ -222,6 +222,7 @@ def observations(
     # Both make the same calls in the same order: TorchScript, which some layers use
     # inside, computes in another way once it has seen a function often enough.
     seen = {tree: run_observe(python, *requests) for tree, python in warm.items()}
+    # In another process, where nothing has been fused yet.
     for tree, python in warm.items():
         dumps = [f"dump:{layer}:{pickles[tree]}" for layer in convs]
         seen[tree] |= run_observe(python, *dumps)

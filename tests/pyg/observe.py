@@ -397,7 +397,9 @@ def hooks(layer: str) -> Any:
 
     def look(kind: str) -> Callable[..., Any]:
         def hook(module: Any, inputs: Any, *output: Any) -> Any:
-            names.append([kind, sorted(inputs[-1]) if isinstance(inputs[-1], dict) else []])
+            given = sorted(inputs[-1]) if isinstance(inputs[-1], dict) else []
+            # Hooks on `propagate()` are given the indices first.
+            names.append([kind, given, digest(inputs[0]) if "propagate" in kind else None])
             return output[0] * 2 if output else None
 
         return hook

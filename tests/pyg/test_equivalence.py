@@ -79,8 +79,10 @@ def test_hooks(observe: Observe, patched_conv: str) -> None:
     assert "result" in pristine
     assert patched["result"] == pristine["result"]
     # What the patches add to the arguments is not missed; all else is there as before.
-    for (kind, before), (same_kind, after) in zip(pristine["names"], patched["names"], strict=True):
-        assert kind == same_kind
+    for (kind, before, indices), (same_kind, after, same_indices) in zip(
+        pristine["names"], patched["names"], strict=True
+    ):
+        assert (kind, indices) == (same_kind, same_indices)
         assert set(before) <= set(after)
     # `HypergraphConv` calls `propagate()` twice.
     assert len(pristine["names"]) in (len(pristine["known"]), 2 * len(pristine["known"]))
