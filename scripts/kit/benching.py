@@ -393,7 +393,10 @@ def measure_layers(
                 alone = cases_of(release, catalogue, ["gatv2_conv"], [tried], patched, others)
                 run_cases(bench.python, pristine, alone)
             except ToolError as error:
-                notify(f"{label[0].upper()}{label[1:]} is left out of GATv2Conv. {error}")
+                notify(
+                    f"Left out: '{label}', as the GATv2Conv of {other.name} does not run in PyG "
+                    f"{release.version}; all else is measured. {error}"
+                )
                 others = {}
         cases = cases_of(release, catalogue, bench.layers, graphs, patched, others, modes)
         # A release as a whole wants a process of its own.
