@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 
 import click
 import load
-from kit import patching, releases, reporting
+from kit import environments, pages, patching, releases
 from kit.errors import KitError, ToolError, TreeError, UsageError
 from kit.processes import git, last_lines
 from kit.releases import ROOT, Release
@@ -47,7 +47,7 @@ Exit codes:
   0    the patched server gave only right answers
   1    it did not
   2    the command line is wrong: an unknown version or option
-  3    the release could not be had
+  3    the release could not be downloaded
   4    the place for --json cannot be written
   5    this machine lacks something, or a server did not start or stay
   130  interrupted; the servers have ended, and nothing is left
@@ -112,12 +112,8 @@ def serve(python: Path, tree: Path) -> Iterator[Server]:
     command: list[str | Path] = [python, "-m", "uvicorn", "app:app", "--app-dir", HERE]
     command += ["--host", "127.0.0.1", "--port", "0", "--workers", "1"]
     command += ["--no-access-log", "--no-use-colors"]
-    # PyG leaves compiled templates in the directory for temporary files, and 2.5.0 at
-    # home, under names that all of its trees share.
-    own = {"PYTHONPATH": str(tree), "PYG_HOME": f"{tree}.home", "TMPDIR": f"{tree}.tmp"}
     # One thread a request, from its first operator on: app.py says why.
-    own["OMP_NUM_THREADS"] = "1"
-    Path(own["TMPDIR"]).mkdir()
+    own = environments.pyg_variables(python, tree)
     log = tree.with_name(f"{tree.name}.log")
     with log.open("wb") as file:
         process = subprocess.Popen(
@@ -266,7 +262,7 @@ def as_json(
     return {
         "release": release.version,
         "command": command,
-        "machine": reporting.machine(),
+        "machine": pages.machine(),
         "versions": {
             **{key: comparison.health["patched"][key] for key in ("python", "torch")},
             **{name: importlib.metadata.version(name) for name in ("fastapi", "uvicorn")},
@@ -351,7 +347,7 @@ def cli(version: str, clients: int, seconds: float, rounds: int, json_file: Path
         patching.replace(json_file, (json.dumps(result, indent=2) + "\n").encode())
     health = comparison.health["patched"]
     out.print(f"[bold]PyG {release.version}[/], torch {health['torch']}, Python {health['python']}")
-    out.print(f"{reporting.machine()}; {clients} clients, {rounds} x {seconds:g} seconds each")
+    out.print(f"{pages.machine()}; {clients} clients, {rounds} x {seconds:g} seconds each")
     out.print(make_table(comparison))
     out.print(Text(verdict(comparison, release), style="green" if comparison.holds else "red"))
     sys.exit(not comparison.holds)

@@ -25,14 +25,14 @@ class Addition:
     Attributes:
         release: Its record.
         fits: The patches that fit it, blob for blob, and do not name it yet.
-        found: What was found, in sentences.
+        findings: What was found, in sentences.
         worklist: What a person must do or decide, in sentences.
         proposals: Patched files of new variants, by path; conflicts are marked.
     """
 
     release: Release
     fits: list[Patch] = field(default_factory=list)
-    found: list[str] = field(default_factory=list)
+    findings: list[str] = field(default_factory=list)
     worklist: list[str] = field(default_factory=list)
     proposals: dict[str, str] = field(default_factory=dict)
 
@@ -115,18 +115,18 @@ def _choose_patches(
     fits = [patch for patch in library if _fits(patch, trees[0])]
     if fits:
         tests = [patch for patch in patches if not patch.is_for_library]
-        addition.found.append(f"{name}: {fits[0].name} fits, blob for blob.")
+        addition.findings.append(f"{name}: {fits[0].name} fits, blob for blob.")
         chosen = [fits[0], *_choose_test(addition, tests, fits[0], catalogue, trees)]
         version = addition.release.version
         addition.fits += [patch for patch in chosen if not patch.fits(version)]
     elif not (trees[0] / library[-1].changes[0].path).exists():
-        addition.found.append(f"{name}: this release does not have it.")
+        addition.findings.append(f"{name}: this release does not have it.")
     elif series in catalogue.optional and not _has_removed_lines(library[-1], trees[0]):
-        addition.found.append(f"{series}: nothing in this release to change.")
+        addition.findings.append(f"{series}: nothing in this release to change.")
     elif series not in catalogue.classes or _still_races(library, trees[0]):
         _propose(addition, name, library[-1], catalogue, trees[0], source)
     else:
-        addition.found.append(f"{name} does not race: upstream has fixed it.")
+        addition.findings.append(f"{name} does not race: upstream has fixed it.")
 
 
 def _fits(patch: Patch, tree: Path) -> bool:
@@ -205,11 +205,29 @@ def _propose(
     conflicts = (
         "without a conflict" if merged.returncode == 0 else "with conflicts, which are marked"
     )
-    addition.found.append(f"{name}: no patch fits, since upstream has changed {change.path}.")
+    addition.findings.append(f"{name}: no patch fits, since upstream has changed {change.path}.")
     addition.worklist.append(
         f"{patch.name} merges into the new {change.path} {conflicts}. Review the proposal, and "
         f"make a patch of it."
     )
+
+
+def proposal_file(addition: Addition, path: str) -> Path:
+    """Returns where the proposal for a file of PyG's is written."""
+    return releases.ROOT / "build" / f"add-{addition.release.version}" / path
+
+
+def write(addition: Addition) -> None:
+    """Writes the record, the `Releases:` fields of the patches that fit, and the proposals."""
+    for path, text in addition.proposals.items():
+        file = proposal_file(addition, path)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+    pins = releases.PATCHES / "releases.toml"
+    patching.replace(pins, insert(pins.read_text(encoding="utf-8"), addition.release).encode())
+    for patch in addition.fits:
+        text = with_release(patch, addition.release.version)
+        patching.replace(patch.file, text.encode())
 
 
 def format_record(release: Release) -> str:

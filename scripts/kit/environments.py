@@ -1,11 +1,14 @@
-"""The virtual environments that PyG runs in: one a Python and torch version, shared by all."""
+"""Where PyG runs: one virtual environment a Python and torch version, and programs in it."""
 
+import functools
 import json
 import shutil
+import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 from packaging.version import Version
@@ -16,6 +19,9 @@ from kit.releases import ROOT, Release, read_toml
 
 # The torch that proofs run on, unless another one is named.
 TORCH = "2.13.0"
+
+# What runs inside somebody's PyG environment. It imports nothing of the kit.
+PROGRAMS = Path(__file__).parent / "programs"
 
 _DESCRIBE = """
 import json, platform, sys, sysconfig
@@ -237,6 +243,68 @@ def describe(python: Path, *, with_torch: bool = False) -> Interpreter:
         described[name] = Path(described[name])
     described["gpus"] = tuple(described.get("gpus", ()))
     return Interpreter(**described)
+
+
+def run_pyg(
+    python: Path,
+    *arguments: str | Path,
+    tree: Path | None,
+    home: Path | None = None,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    timeout: float | None = None,
+) -> "subprocess.CompletedProcess[str]":
+    """Runs `python ARGUMENTS` on a PyG, such that nothing of one run reaches the next.
+
+    Args:
+        python: An interpreter with torch and what PyG needs.
+        arguments: What it is called with.
+        tree: The PyG to import, in a folder that the kit made; None for the interpreter's own.
+        home: Where PyG keeps what it caches; None for a place beside the tree, or, without a
+            tree, the user's own.
+        cwd: The directory to run in.
+        env: More variables.
+        timeout: Seconds after which it is killed.
+
+    Raises:
+        ToolError: If there is no such interpreter.
+        subprocess.TimeoutExpired: If it ran for longer than `timeout`.
+    """
+    return run(
+        [python, *arguments],
+        cwd=cwd,
+        env={**pyg_variables(python, tree, home), **(env or {})},
+        timeout=timeout,
+    )
+
+
+def pyg_variables(
+    python: Path, tree: Path | None = None, home: Path | None = None
+) -> dict[str, str]:
+    """Returns the environment variables of `run_pyg`; its arguments are described there."""
+    # The first matrix product of a thread else runs on all cores, and rounds differently.
+    variables = {"OMP_NUM_THREADS": "1"}
+    if tree is not None:
+        # PyG leaves compiled templates in the folder for temporary files, and 2.5.0 in its
+        # home, under names that all trees share.
+        variables |= {"PYTHONPATH": str(tree), "TMPDIR": str(tree.parent)}
+        home = home or Path(f"{tree}.home")
+    if home is not None:
+        variables["PYG_HOME"] = str(home)
+    if _is_free_threaded(python):
+        # Packages that do not know of free threading would turn the GIL on again.
+        variables["PYTHON_GIL"] = "0"
+    return variables
+
+
+@functools.cache
+def _is_free_threaded(python: Path) -> bool:
+    return describe(python).tag.endswith("t")
+
+
+def result_of(process: "subprocess.CompletedProcess[str]") -> Any:  # noqa: ANN401
+    """Returns what a program of the kit printed: one line of JSON, its last."""
+    return json.loads(process.stdout.splitlines()[-1])
 
 
 def check_imports(python: Path, tree: Path, release: Release) -> None:

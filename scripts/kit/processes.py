@@ -1,10 +1,11 @@
 """The one door to child processes."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from kit.errors import ToolError
@@ -109,32 +110,39 @@ def run_logged(
             )
         except FileNotFoundError:
             raise ToolError(f"{command[0]} was not found. Install it first.") from None
-        done = threading.Event()
-
-        def kill_on_stop() -> None:
-            while not done.wait(0.05):
-                if stop.is_set():
-                    os.killpg(process.pid, signal.SIGKILL)
-                    return
-
-        killer = threading.Thread(target=kill_on_stop, daemon=True)
-        killer.start()
-        assert process.stdout is not None
-        try:
+        with _killed_on(stop, process):
+            assert process.stdout is not None
             for line in process.stdout:
                 file.write(line)
                 file.flush()
                 watch(line)
             return_code = process.wait()
-        finally:
-            done.set()
-            killer.join()
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
     if stop.is_set():
         raise KeyboardInterrupt
     return return_code
+
+
+@contextlib.contextmanager
+def _killed_on(stop: threading.Event, process: "subprocess.Popen[str]") -> Iterator[None]:
+    """Kills the group of a process once `stop` is set, or where it has not ended at the end."""
+    done = threading.Event()
+
+    def kill_on_stop() -> None:
+        while not done.wait(0.05):
+            if stop.is_set():
+                os.killpg(process.pid, signal.SIGKILL)
+                return
+
+    killer = threading.Thread(target=kill_on_stop, daemon=True)
+    killer.start()
+    try:
+        yield
+    finally:
+        done.set()
+        killer.join()
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def git(

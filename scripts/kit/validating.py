@@ -6,14 +6,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from kit import patching, sources, upstream
+from kit import patching, sources
 from kit.errors import KitError
 from kit.releases import VERSION_FILE, Catalogue, Release
+from kit.upstream import topics
 
 
 @dataclass(frozen=True)
-class Finding:
-    """What validating one release gave.
+class Result:
+    """How the patches of one release did.
 
     Attributes:
         release: The release.
@@ -26,7 +27,7 @@ class Finding:
     left_out: tuple[str, ...]
 
 
-def validate(catalogue: Catalogue, source: sources.Source) -> Iterator[Finding]:
+def validate(catalogue: Catalogue, source: sources.Source) -> Iterator[Result]:
     """Applies and reverses the patches of every release, on the pristine files.
 
     Args:
@@ -42,10 +43,10 @@ def validate(catalogue: Catalogue, source: sources.Source) -> Iterator[Finding]:
             try:
                 yield _validate_one(release, used, Path(name) / "tree")
             except KitError as error:
-                yield Finding(release, (str(error),), ())
+                yield Result(release, (str(error),), ())
 
 
-def _validate_one(release: Release, source: sources.Source, tree: Path) -> Finding:
+def _validate_one(release: Release, source: sources.Source, tree: Path) -> Result:
     problems = []
     touched = {change.path for patch in release.all_patches() for change in patch.changes}
     sources.extract(release, source, {VERSION_FILE, *touched}, tree)
@@ -63,14 +64,14 @@ def _validate_one(release: Release, source: sources.Source, tree: Path) -> Findi
     if patching.plan(tree, release.all_patches()) != steps:
         problems.append("Reversing the patches does not give the pristine release back.")
     if release.is_nightly:
-        for topic in upstream.load():
+        for topic in topics.load():
             problems += _validate_topic(topic, release, source, tree.parent / topic.name)
     left_out = [s.patch.name for s in steps if s.state is patching.State.LEFT_OUT]
-    return Finding(release, tuple(problems), tuple(left_out))
+    return Result(release, tuple(problems), tuple(left_out))
 
 
 def _validate_topic(
-    topic: upstream.Topic, release: Release, source: sources.Source, directory: Path
+    topic: topics.Topic, release: Release, source: sources.Source, directory: Path
 ) -> list[str]:
     """The patches of a pull request are against the nightly build, too, each on its own."""
     problems = []

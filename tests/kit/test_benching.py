@@ -10,9 +10,13 @@ from typing import Any
 
 import pytest
 from conftest import World
-from kit import benching, performance, releases, sources
+from kit import environments, releases, sources
+from kit.bench import cases as benching
+from kit.bench import measure
+from kit.bench import page as performance
 from kit.errors import SourceError, ToolError
 from kit.releases import Catalogue
+from kit.trees import Trees
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +78,7 @@ def test_interval_widens_with_what_processes_disagree_on() -> None:
     assert benching.interval(disagree) == wider  # the same data, the same interval
 
 
-@pytest.mark.parametrize("version, layers", benching.RELEASES.items())
+@pytest.mark.parametrize("version, layers", measure.RELEASES.items())
 def test_cases(pinned: Catalogue, tmp_path: Path, version: str, layers: list[str]) -> None:
     release = pinned.find(version)
     graphs = [benching.SMALL_GRAPH, benching.LARGE_GRAPH]
@@ -127,15 +131,16 @@ def test_layer_of_another_release_that_does_not_load(
         return {"python": "3.11.7", "torch": "2.13.0", "cases": seen}
 
     @contextlib.contextmanager
-    def make_trees(*arguments: object) -> Iterator[tuple[Path, Path, Path]]:
-        yield tmp_path, tmp_path, tmp_path / "2.5.0"
+    def make_trees(*arguments: object) -> Iterator[tuple[Trees, Path]]:
+        yield Trees(tmp_path, tmp_path, tmp_path), tmp_path / "2.5.0"
 
     monkeypatch.setattr(benching, "run_cases", run_cases)
-    monkeypatch.setattr(benching, "make_trees", make_trees)
-    job = benching.Bench(pinned.find("2.0.3"), tmp_path, ["gatv2_conv", "gat_conv"])
+    monkeypatch.setattr(measure, "make_trees", make_trees)
     source = sources.Source(sources.Kind.SDIST, "", True, tmp_path, lambda message: None)
     told: list[str] = []
-    found = benching.measure_layers(job, pinned, source, told.append, 2, [benching.SMALL_GRAPH])
+    bench = measure.Bench(pinned, source, lambda release: tmp_path, told.append)
+    layers = ["gatv2_conv", "gat_conv"]
+    found = measure.measure_layers(bench, pinned.find("2.0.3"), layers, 2, [benching.SMALL_GRAPH])
     variants = {r["variant"]: r["ratio"] for r in found["ratios"] if r["layer"] == "gatv2_conv"}
     assert (variants.pop(benching.UPSTREAM, None) == 1) == loads
     assert variants == {benching.PRISTINE: 1, benching.PATCHED: 1, benching.ITSELF: 2}
@@ -154,15 +159,16 @@ def test_memory_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         'echo "{\\"mmap\\": $MALLOC_MMAP_THRESHOLD_, \\"trim\\": $MALLOC_TRIM_THRESHOLD_}"\n'
     )
     python.chmod(0o755)
+    monkeypatch.setattr(environments, "_is_free_threaded", lambda python: False)
     monkeypatch.delenv("MALLOC_MMAP_THRESHOLD_", raising=False)
     # More than the largest tensor of the large graphs, which has 400 MB.
     assert min(benching.run_cases(python, tmp_path, []).values()) > 2**30
 
 
 def test_every_patched_layer_is_measured(pinned: Catalogue) -> None:
-    measured = {layer for layers in benching.RELEASES.values() for layer in layers}
+    measured = {layer for layers in measure.RELEASES.values() for layer in layers}
     assert measured == set(pinned.classes)
-    for version, layers in benching.RELEASES.items():
+    for version, layers in measure.RELEASES.items():
         for layer in layers:
             assert layer in pinned.find(version).affected() or layer == "gatv2_conv"
 
@@ -184,9 +190,9 @@ def test_refusals(world: World, words: list[str], said: str) -> None:
 
 
 def test_no_data(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(benching, "DATA", releases.ROOT / "docs" / "nothing.json")
+    monkeypatch.setattr(performance, "DATA", releases.ROOT / "docs" / "nothing.json")
     with pytest.raises(SourceError, match=r"nothing.json is missing\. 'git checkout docs/nothing"):
-        benching.read_data()
+        performance.read_data()
 
 
 # The committed page ###########################################################
@@ -194,17 +200,17 @@ def test_no_data(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def data() -> dict[str, Any]:
-    return benching.read_data()
+    return performance.read_data()
 
 
 def test_page_says_what_the_data_say(data: dict[str, Any], pinned: Catalogue) -> None:
-    assert benching.PAGE.read_text() == performance.render(data, pinned)
+    assert performance.PAGE.read_text() == performance.render(data, pinned)
 
 
 def test_pictures_are_of_the_data(data: dict[str, Any], pinned: Catalogue, tmp_path: Path) -> None:
-    files = {name: tmp_path / file.name for name, file in benching.PICTURES.items()}
+    files = {name: tmp_path / file.name for name, file in performance.PICTURES.items()}
     performance.draw(data, pinned, files)
-    for name, file in benching.PICTURES.items():
+    for name, file in performance.PICTURES.items():
         # Coordinates differ in the last digits from one matplotlib to the next; words do not.
         words = [
             [
@@ -220,7 +226,7 @@ def test_pictures_are_of_the_data(data: dict[str, Any], pinned: Catalogue, tmp_p
 
 def test_page_has_all_layers_and_sizes(data: dict[str, Any]) -> None:
     ratios = data["layers"]["ratios"]
-    for version, layers in benching.RELEASES.items():
+    for version, layers in measure.RELEASES.items():
         for layer in layers:
             found = {
                 (r["graph"], r["mode"], r["variant"])

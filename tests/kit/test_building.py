@@ -21,8 +21,12 @@ from types import SimpleNamespace
 import psutil
 import pytest
 from conftest import AFTER, BEFORE, LAYER, World
-from kit import building, environments, sources
-from kit.building import Cuda, Extension, Target
+from kit import environments, sources
+from kit.building import cuda as toolkit
+from kit.building import extensions as building
+from kit.building import wheels as pyg_wheels
+from kit.building.cuda import Cuda, Target
+from kit.building.extensions import Extension
 from kit.environments import Interpreter
 from kit.errors import KitError, ProofError, SourceError, ToolError, UsageError
 from kit.releases import Catalogue
@@ -194,8 +198,9 @@ def test_interrupted(index: Path, tmp_path: Path) -> None:
     extension = make_extension(index, "slow", slow)
     program = f"""
         import dataclasses, pathlib, sys
-        from kit import building, environments, sources
-        from kit.building import Extension, Target
+        from kit.building import extensions as building
+        from kit.building.cuda import Target
+        from kit.building.extensions import Extension
         building.ROOT = pathlib.Path({str(tmp_path)!r})
         building._check_machine = lambda target, cache: 1
         python = environments.describe(pathlib.Path(sys.executable))
@@ -204,7 +209,7 @@ def test_interrupted(index: Path, tmp_path: Path) -> None:
         cache = pathlib.Path({str(tmp_path / "cache")!r})
         building.build_extensions([extension], target, cache, lambda *words: None)
     """
-    env = {**os.environ, "PYTHONPATH": str(Path(building.__file__).parents[1])}
+    env = {**os.environ, "PYTHONPATH": str(Path(building.__file__).parents[2])}
     process = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(program)],
         env=env,
@@ -367,17 +372,17 @@ def test_cuda_is_found_behind_a_wrapper(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
     (tmp_path / "packages" / "nvidia" / "cu13" / "include").mkdir(parents=True)
     torch = dataclasses.replace(CUDA_TORCH, site_packages=tmp_path / "packages", gpus=("9.0",) * 2)
-    cuda = building.find_cuda(torch, [])
+    cuda = toolkit.find_cuda(torch, [])
     assert (cuda.home, cuda.version, cuda.archs) == (home, "13.0", ("9.0",))
     assert cuda.libraries == (tmp_path / "packages" / "nvidia" / "cu13",)
-    variables = building.build_environment(Target(torch, cuda))
+    variables = toolkit.variables(Target(torch, cuda))
     assert variables["FORCE_CUDA"] == "1"
     assert variables["TORCH_CUDA_ARCH_LIST"] == "9.0"
     assert variables["CPATH"].endswith("nvidia/cu13/include")
 
 
 def test_a_cpu_build_is_one_where_a_gpu_is_at_hand() -> None:
-    variables = building.build_environment(TARGET)
+    variables = toolkit.variables(TARGET)
     assert (variables["FORCE_ONLY_CPU"], variables["FORCE_CUDA"]) == ("1", "0")
 
 
@@ -404,7 +409,7 @@ def test_cuda_refusals(
         make_toolkit(tmp_path / "cuda", toolkit)
     monkeypatch.setenv("CUDA_HOME", str(tmp_path / "cuda"))
     with pytest.raises(error, match=said):
-        building.find_cuda(torch, archs)
+        toolkit.find_cuda(torch, archs)
 
 
 @pytest.mark.parametrize(
@@ -445,12 +450,12 @@ def test_check_cuda_wheel(
         archive.writestr("tiny/__init__.py", "")
     cuda = Cuda(home, "13.0", tuple(archs), (), home / "bin" / "cuobjdump")
     if said is None:
-        assert f"1 of {len(objects)} objects hold device code" in building.check_cuda_wheel(
+        assert f"1 of {len(objects)} objects hold device code" in toolkit.check_cuda_wheel(
             wheel, cuda
         )
     else:
         with pytest.raises(ProofError, match=said):
-            building.check_cuda_wheel(wheel, cuda)
+            toolkit.check_cuda_wheel(wheel, cuda)
 
 
 @pytest.fixture
@@ -463,7 +468,7 @@ def torch_stub(world: World, tmp_path: Path) -> dict[str, str]:
         "version = SimpleNamespace(cuda=None)\n"
         "cuda = SimpleNamespace(device_count=lambda: 0)\n"
     )
-    paths = [str(Path(building.__file__).parents[1]), str(tmp_path / "stub")]
+    paths = [str(Path(building.__file__).parents[2]), str(tmp_path / "stub")]
     return {"PYTHONPATH": os.pathsep.join(paths)}
 
 
@@ -507,7 +512,7 @@ def test_a_release_that_is_on_pypi_as_a_wheel_only(
     wheel_only = dataclasses.replace(
         release, archive=archive.name, sha256=digest, undeclared=("six",)
     )
-    wheel = building.build_pyg(wheel_only, release.patches, source("sdist"), tmp_path / "out")
+    wheel = pyg_wheels.build_pyg(wheel_only, release.patches, source("sdist"), tmp_path / "out")
     assert wheel.name == "torch_geometric-1.8.0+threadsafe.1-py2.py3-none-any.whl"
     with zipfile.ZipFile(wheel) as patched, zipfile.ZipFile(archive) as pristine:
         assert pristine.read(LAYER).decode() == BEFORE
@@ -554,12 +559,12 @@ def test_pip_line(tmp_path: Path) -> None:
     wheels = [tmp_path / "a.whl", tmp_path / "b.whl"]
     for wheel in wheels:
         wheel.touch()
-    line = building.pip_line(wheels, INTERPRETER, tmp_path)
+    line = pyg_wheels.pip_line(wheels, INTERPRETER, tmp_path)
     assert line == f"pip install torch==2.13.0 {tmp_path}/*.whl"
     # Not what somebody else has put there.
     (tmp_path / "other.whl").touch()
     old = dataclasses.replace(INTERPRETER, torch="1.13.1+cu117")
-    line = building.pip_line(wheels, old, tmp_path)
+    line = pyg_wheels.pip_line(wheels, old, tmp_path)
     assert line == (
         f"pip install torch==1.13.1 'numpy<2' 'setuptools<70' {tmp_path}/a.whl {tmp_path}/b.whl"
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from conftest import VERSION_FILE, World, library, write
-from kit import environments, proving
+from kit import environments
 from kit.errors import ToolError
 from kit.proving import LayerProof
 from kit.releases import Catalogue
@@ -103,14 +103,7 @@ def test_the_lock_stays_off_where_python_can_do_without(
     tag: str,
     lock: str | None,
 ) -> None:
-    seen: dict[str, str] = {}
-
-    def run(command: list[str], env: dict[str, str]) -> SimpleNamespace:
-        seen.update(env)
-        return SimpleNamespace(returncode=0, stdout="{}\n")
-
     monkeypatch.setattr(environments, "describe", lambda python: SimpleNamespace(tag=tag))
-    monkeypatch.setattr(proving, "run", run)
-    proving._run(catalogue.find("1.8.0"), Path("python"), tmp_path, "cpu")
-    assert seen.get("PYTHON_GIL") == lock
-    assert seen["PYTHONPATH"] == str(tmp_path)
+    variables = environments.pyg_variables(tmp_path / tag, tmp_path)
+    assert variables.get("PYTHON_GIL") == lock
+    assert variables["PYTHONPATH"] == str(tmp_path)

@@ -11,7 +11,8 @@ from xml.sax.saxutils import quoteattr
 
 import pytest
 from conftest import World
-from kit import releases, reporting
+from kit import releases
+from kit import status as reporting
 from kit.errors import SourceError
 from kit.releases import ROOT, Catalogue
 
@@ -141,7 +142,7 @@ def test_picture(world: World, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def committed() -> reporting.Status:
-    return reporting.load(reporting.DATA.read_text(encoding="utf-8"))
+    return reporting.load()
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from conftest import World, write
-from kit import auditing, cli, releases, sources, surveying
+from kit import auditing, releases, sources, surveying
+from kit.commands import audit
 from kit.errors import ProofError, ToolError, UsageError
 from kit.releases import Catalogue
 from kit.surveying import Finding, Survey
@@ -206,7 +207,7 @@ def test_verdicts(
     monkeypatch.setattr(surveying, "find_installed", lambda python: None)
     safe = verdict == "Safe:"
     try:
-        cli._audit_model(releases.load(), Path("python"), "serving:model", "serving:inputs", None)
+        audit._audit_model(releases.load(), Path("python"), "serving:model", "serving:inputs", None)
         assert safe
     except ProofError:
         assert not safe

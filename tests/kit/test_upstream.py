@@ -13,9 +13,14 @@ from typing import Any
 
 import pytest
 from conftest import git, write
-from kit import benching, checking, releases, sources, upstream, validating
+from kit import releases, sources, validating
+from kit.bench import cases as benching
 from kit.errors import TreeError
 from kit.releases import ROOT
+from kit.upstream import branch as branches
+from kit.upstream import checks as checking
+from kit.upstream import content, page, repository, topics
+from kit.upstream import prepared as kept
 
 # As upstream's are, but the tests' own: an archive from PyPI has neither.
 CHANGELOG = """# Changelog
@@ -40,7 +45,7 @@ CHANGELOG = """# Changelog
 """
 TEST = "import torch\n\nimport torch_geometric\n\n\ndef test_something():\n    pass\n"
 
-TOPICS = [topic.name for topic in upstream.load()]
+TOPICS = [topic.name for topic in topics.load()]
 ONE = "transformer_conv"
 LIBRARY = "torch_geometric/nn/conv/transformer_conv.py"
 TEST_FILE = "test/nn/conv/test_transformer_conv.py"
@@ -66,10 +71,10 @@ def make_repository(version: str, path: Path) -> Path:
     path.mkdir()
     git("init", "-q", "-b", "master", cwd=path)
     sources.unpack(sources.archive(release, source), path)
-    files = {test: TEST for topic in upstream.load() for test in topic.tests}
+    files = {test: TEST for topic in topics.load() for test in topic.tests}
     files |= {
         patch.changes[0].path: asserting_test(patch.text)
-        for topic in upstream.load()
+        for topic in topics.load()
         if (patch := topic.patch("test"))
     }
     write(path, {**files, "CHANGELOG.md": CHANGELOG})
@@ -105,8 +110,8 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def run(build: Path, *arguments: str | Path) -> "subprocess.CompletedProcess[str]":
     """Runs `upstream` as a person would, save that it builds elsewhere."""
     program = (
-        "import pathlib; from kit import cli, upstream;"
-        f"upstream.BUILD = pathlib.Path({str(build)!r}); cli.main()"
+        "import pathlib; from kit import cli; from kit.upstream import repository;"
+        f"repository.BUILD = pathlib.Path({str(build)!r}); cli.main()"
     )
     environment = {
         **os.environ,
@@ -136,7 +141,7 @@ def state(repository: Path) -> list[str]:
 
 @pytest.mark.parametrize("name", TOPICS)
 def test_prepare(build: Path, main: Path, tmp_path: Path, name: str) -> None:
-    topic = upstream.find(name)
+    topic = topics.find(name)
     before = state(main)
     # What the user is doing in there is none of our business.
     (main / "notes.txt").write_text("mine\n")
@@ -192,7 +197,7 @@ def test_prepare(build: Path, main: Path, tmp_path: Path, name: str) -> None:
 def test_description(build: Path, main: Path, name: str) -> None:
     prepare(build, name, "--repo", main, "--base", "master")
     body = (build / name / "body.md").read_text()
-    topic = upstream.find(name)
+    topic = topics.find(name)
     reproducer = topic.read("reproducer.py")
     assert f"```python\n{reproducer}```\n" in body
     assert (build / name / "reproducer.py").read_text() == reproducer
@@ -200,7 +205,7 @@ def test_description(build: Path, main: Path, name: str) -> None:
         assert f"https://github.com/pyg-team/pytorch_geometric/{number}" in body
     for heading in ("Reproducer", "The test"):
         assert f"### {heading}\n" in body
-    recorded = upstream.read_data()[name]
+    recorded = page.read_data()[name]
     assert recorded["proof"]["reproducer_before"] in body
     if topic.patch("fix"):
         assert "### Cost" in body
@@ -232,7 +237,7 @@ def test_main_has_moved_on(build: Path, main: Path) -> None:
     )
     git("commit", "-qam", "move on", cwd=main)
     prepare(build, ONE, "--repo", main, "--base", "master")
-    branch = upstream.find(ONE).branch
+    branch = topics.find(ONE).branch
     merged = git("show", f"{branch}:{LIBRARY}", cwd=main)
     assert merged.startswith("# A new first line.\n") and "beta: bool = True" in merged
     assert "attention.append(alpha)" in merged and "_alpha" not in merged
@@ -267,7 +272,7 @@ def test_a_file_that_is_gone(build: Path, main: Path) -> None:
 
 
 def test_number_of_the_pull_request(build: Path, main: Path) -> None:
-    topic = upstream.find(ONE)
+    topic = topics.find(ONE)
     prepare(build, ONE, "--repo", main, "--base", "master")
     first = git("rev-parse", topic.branch, cwd=main).strip()
     # A second time, it is a mistake.
@@ -306,7 +311,7 @@ def test_number_of_the_pull_request(build: Path, main: Path) -> None:
 
 
 def test_main_has_it_already(build: Path, main: Path) -> None:
-    topic = upstream.find(ONE)
+    topic = topics.find(ONE)
     prepare(build, ONE, "--repo", main, "--base", "master")
     git("checkout", "-q", "-b", "next", topic.branch, cwd=main)
     git("branch", "-D", topic.branch, cwd=main)
@@ -315,7 +320,7 @@ def test_main_has_it_already(build: Path, main: Path) -> None:
     assert state(main) == before
     # Another topic changes the same lines of the explainer: they are there once.
     prepare(build, "fa_conv", "--repo", main, "--base", "next")
-    changed = git("diff", "--name-only", "next", upstream.find("fa_conv").branch, cwd=main).split()
+    changed = git("diff", "--name-only", "next", topics.find("fa_conv").branch, cwd=main).split()
     assert len(changed) == 3 and not any("explain" in path for path in changed)
 
 
@@ -326,8 +331,8 @@ def test_clone(build: Path, main: Path) -> None:
     git("commit", "-q", "--allow-empty", "-m", "move on", cwd=main)
     prepare(build, "lpformer", "--git-url", main.as_uri())
     clone = build / "pytorch_geometric"
-    base = git("merge-base", "HEAD", upstream.find("lpformer").branch, cwd=clone)
-    tip = git("rev-parse", f"{upstream.find('lpformer').branch}^", cwd=clone)
+    base = git("merge-base", "HEAD", topics.find("lpformer").branch, cwd=clone)
+    tip = git("rev-parse", f"{topics.find('lpformer').branch}^", cwd=clone)
     assert tip == git("rev-parse", "master", cwd=main) != base
     # Nothing was pushed.
     assert state(main)[0].count("\n") == before[0].count("\n")
@@ -342,11 +347,11 @@ def test_shallow_clone(build: Path, main: Path, tmp_path: Path) -> None:
     git("commit", "-qam", "move on", cwd=main)
     shallow = tmp_path / "shallow"
     git("clone", "-q", "--depth=1", main.as_uri(), shallow, cwd=tmp_path)
-    (change,) = (c for c in upstream.find(ONE).patch("fix").changes if c.path == LIBRARY)
+    (change,) = (c for c in topics.find(ONE).patch("fix").changes if c.path == LIBRARY)
     with pytest.raises(subprocess.CalledProcessError):
         git("cat-file", "-e", change.before, cwd=shallow)
     prepare(build, ONE, "--repo", shallow, "--base", "master")
-    merged = git("show", f"{upstream.find(ONE).branch}:{LIBRARY}", cwd=shallow)
+    merged = git("show", f"{topics.find(ONE).branch}:{LIBRARY}", cwd=shallow)
     assert merged.startswith("# A new first line.\n") and "attention.append(alpha)" in merged
 
 
@@ -365,7 +370,7 @@ def test_where_to_push(
     for name, url in remotes.items():
         git("remote", "add", name, url, cwd=main)
     said = prepare(build, ONE, "--repo", main, "--base", "master")
-    assert push in said and f"--head {head}:{upstream.find(ONE).branch}" in said
+    assert push in said and f"--head {head}:{topics.find(ONE).branch}" in said
 
 
 def test_mistakes(build: Path, main: Path, tmp_path: Path) -> None:
@@ -410,9 +415,9 @@ def test_changelog_of_a_release(build: Path, main: Path) -> None:
 
 
 def test_add_entry() -> None:
-    text = upstream.add_entry(CHANGELOG, "Added", "New")
+    text = content.add_entry(CHANGELOG, "Added", "New")
     assert "### Added\n\n- New\n\n### Changed\n" in text
-    text = upstream.add_entry(text, "Added", "Newer")
+    text = content.add_entry(text, "Added", "Newer")
     assert "### Added\n\n- Newer\n- New\n\n### Changed\n" in text
     assert text.split("## [1.0.0]")[1] == CHANGELOG.split("## [1.0.0]")[1]
 
@@ -421,13 +426,13 @@ def test_add_tests(tmp_path: Path) -> None:
     added = "import threading\n\nimport torch\n"
     added += "".join(f"\n\ndef test_{name}():\n    pass\n" for name in "ab")
     existing = "import torch\n\n\ndef test_a():\n    assert True\n"
-    text = upstream.add_tests(existing, added, tmp_path)
+    text = content.add_tests(existing, added, tmp_path)
     assert text == (
         "import threading\n\nimport torch\n\n\ndef test_a():\n    assert True\n"
         "\n\ndef test_b():\n    pass\n"
     )
-    assert upstream.add_tests(text, added, tmp_path) == text
-    assert upstream.add_tests("", added, tmp_path) == added
+    assert content.add_tests(text, added, tmp_path) == text
+    assert content.add_tests("", added, tmp_path) == added
 
 
 # Backports.
@@ -565,7 +570,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "topics.toml").write_text(TOPIC)
     write(folder / "layer", {"test.py": NEW_TEST, "reproducer.py": REPRODUCER})
     monkeypatch.setattr(releases, "PATCHES", folder.parent)
-    monkeypatch.setattr(upstream, "BUILD", tmp_path / "build")
+    monkeypatch.setattr(repository, "BUILD", tmp_path / "build")
     set_fix(repository, FIXED)
     return repository
 
@@ -574,18 +579,18 @@ def set_fix(repository: Path, fixed: str) -> None:
     (repository / LAYER).write_text(fixed)
     diff = git("diff", "--full-index", cwd=repository)
     git("checkout", "-q", "--", LAYER, cwd=repository)
-    (upstream.find("layer").folder / "fix.patch").write_text(diff)
+    (topics.find("layer").folder / "fix.patch").write_text(diff)
 
 
 def check(repository: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, checking.Check]:
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
     for key in ("user.name", "user.email"):
         git("config", key, "somebody@example.org", cwd=repository)
-    topic = upstream.find("layer")
-    monkeypatch.setattr(upstream, "_supply_blobs", lambda *arguments: None)
+    topic = topics.find("layer")
+    monkeypatch.setattr(content, "supply_blobs", lambda *arguments: None)
     source = sources.Source(sources.Kind.AUTO, "", True, Path(), lambda message: None)
     catalogue = dataclasses.replace(releases.load())
-    prepared = upstream.prepare(topic, catalogue, source, repository, "master", None)
+    prepared = branches.prepare(topic, catalogue, source, repository, "master", None)
     assert prepared
     python = Path(sys.executable)
     return {done.name: done for done, _ in checking.check(prepared, python, lambda message: None)}
@@ -644,7 +649,7 @@ def test_check_finds_bad_style(
 def test_check_finds_bad_code(
     small: Path, monkeypatch: pytest.MonkeyPatch, change: str, bad: set[str]
 ) -> None:
-    folder = upstream.find("layer").folder
+    folder = topics.find("layer").folder
     if change == "no fix":
         set_fix(small, RACY + "\n\nVALUE = 1\n")
     elif change == "another error":
@@ -666,18 +671,18 @@ def test_check_of_what_the_branch_is_now(small: Path, monkeypatch: pytest.Monkey
     check(small, monkeypatch)
     git("checkout", "-q", "layer", cwd=small)
     git("commit", "-q", "--allow-empty", "-m", "mine", cwd=small)
-    prepared = upstream.read("layer")
+    prepared = kept.read("layer")
     assert prepared and prepared.head == git("rev-parse", "layer", cwd=small).strip()
     git("checkout", "-q", "master", cwd=small)
     git("branch", "-qD", "layer", cwd=small)
-    assert upstream.read("layer") is None
+    assert kept.read("layer") is None
 
 
 def test_measure(build: Path, main: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare(build, ONE, "--repo", main, "--base", "master")
-    monkeypatch.setattr(upstream, "BUILD", build)
+    monkeypatch.setattr(repository, "BUILD", build)
     monkeypatch.setattr(checking, "PROCESSES", 3)
-    prepared = upstream.read(ONE)
+    prepared = kept.read(ONE)
     assert prepared
     before = git("worktree", "list", cwd=main)
     codes: list[dict[str, str]] = []
@@ -724,8 +729,8 @@ def test_measure_has_nothing_to_time(
     build: Path, main: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepare(build, "gatv2_conv", "--repo", main, "--base", "master")  # a test, and no fix
-    monkeypatch.setattr(upstream, "BUILD", build)
-    prepared = upstream.read("gatv2_conv")
+    monkeypatch.setattr(repository, "BUILD", build)
+    prepared = kept.read("gatv2_conv")
     assert prepared
     arguments = (releases.load(), Path(sys.executable), lambda message: None)
     assert checking.measure(prepared, *arguments) is None
@@ -735,20 +740,20 @@ def test_measure_has_nothing_to_time(
 
 
 def test_every_topic_is_recorded() -> None:
-    data = upstream.read_data()
+    data = page.read_data()
     assert set(TOPICS) <= set(data)
-    assert any(name.startswith(upstream.BACKPORT) for name in data)
+    assert any(name.startswith(topics.BACKPORT) for name in data)
     for name, recorded in data.items():
         assert all(each["holds"] for each in recorded["proof"]["checks"]), name
 
 
 def test_page() -> None:
-    assert upstream.PAGE.read_text() == upstream.render(upstream.read_data())
+    assert page.PAGE.read_text() == page.render(page.read_data())
 
 
 def test_patches_to_upstreams_tests_have_no_context() -> None:
     for name in TOPICS:
-        patch = upstream.find(name).patch("test")
+        patch = topics.find(name).patch("test")
         if patch:
             lines = patch.text.splitlines()
             assert not any(line.startswith((" ", "+")) and line[:3] != "+++" for line in lines)
@@ -759,7 +764,7 @@ def test_patches_are_against_the_nightly() -> None:
     nightly = releases.load().find("nightly")
     known = {c.path: c.before for p in nightly.all_patches() for c in p.changes}
     for name in TOPICS:
-        for patch in upstream.find(name).all_patches:
+        for patch in topics.find(name).all_patches:
             for change in patch.changes:
                 assert known.get(change.path, change.before) == change.before
 
@@ -770,7 +775,7 @@ def test_validate_looks_at_the_topics(tmp_path: Path, monkeypatch: pytest.Monkey
     source = sources.Source(sources.Kind.SDIST, "", False, cache, lambda message: None)
     shutil.copytree(ROOT / "patches" / "upstream", tmp_path / "patches" / "upstream")
     monkeypatch.setattr(releases, "PATCHES", tmp_path / "patches")
-    topic = upstream.find(ONE)
+    topic = topics.find(ONE)
     assert validating._validate_topic(topic, release, source, tmp_path / "before") == []
     for name in ("fix", "edge_updater"):
         file = topic.folder / f"{name}.patch"

@@ -1,21 +1,20 @@
-"""The status page: what the matrix saw, as text and as a picture."""
+"""The status page: the last run of the matrix, as text and as a picture."""
 
-import contextlib
 import datetime
-import itertools
 import json
-import os
-import platform
 import re
+import sys
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from packaging.version import Version
 
-from kit.errors import SourceError
+from kit import pages, pictures
+from kit.errors import SourceError, ToolError
+from kit.processes import last_lines, run
 from kit.releases import ROOT, Catalogue
 
 # Where the environments of the matrix leave their results.
@@ -30,7 +29,7 @@ PICTURE = ROOT / "docs" / "status.svg"
 
 @dataclass(frozen=True)
 class Cell:
-    """What one environment of the matrix saw.
+    """The result of one environment of the matrix.
 
     Attributes:
         environment: Its name in tox.
@@ -59,20 +58,20 @@ class Cell:
     @property
     def column(self) -> str:
         """Its column: torch, extensions, and Python where that is not the usual one."""
-        words = f"torch {self.torch.split('+')[0]}"
+        column = f"torch {self.torch.split('+')[0]}"
         if self.extensions:
-            words += " + extensions"
-        return words + (f", Python {self.python}" if self.python.endswith("t") else "")
+            column += " + extensions"
+        return column + (f", Python {self.python}" if self.python.endswith("t") else "")
 
     @property
     def holds(self) -> bool:
-        """Whether everything was as it must be."""
+        """Whether all of its tests passed."""
         return not self.tests["failed"] and self.tests["passed"] > 0
 
 
 @dataclass(frozen=True)
 class Status:
-    """The whole of it.
+    """The results of all environments.
 
     Attributes:
         machine: What it ran on, in words.
@@ -118,19 +117,8 @@ def gather(directory: Path, catalogue: Catalogue, expected: Sequence[str], comma
         )
     order = [release.version for release in catalogue.releases]
     cells.sort(key=lambda cell: (order.index(cell.release), cell.column))
-    found = {cell.environment for cell in cells}
-    return Status(machine(), command, cells, [name for name in expected if name not in found])
-
-
-def machine() -> str:
-    """The machine, in words."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    words = [f"{platform.system()} {platform.machine()}", f"{cores} cores"]
-    with contextlib.suppress(OSError):
-        # Linux has no other place that names the processor.
-        found = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.M)
-        words[1:1] = [found[1].strip()] if found else []
-    return ", ".join(words)
+    ran = {cell.environment for cell in cells}
+    return Status(pages.machine(), command, cells, [name for name in expected if name not in ran])
 
 
 def _cell(name: str, suite: ElementTree.Element, catalogue: Catalogue) -> Cell:
@@ -158,41 +146,45 @@ def _cell(name: str, suite: ElementTree.Element, catalogue: Catalogue) -> Cell:
     )
 
 
-def dump(status: Status) -> str:
-    """The data as JSON."""
-    return json.dumps(asdict(status), indent=1, sort_keys=True) + "\n"
-
-
-def load(text: str) -> Status:
-    """Reads what `dump` wrote."""
-    data = json.loads(text)
-    return Status(**{**data, "cells": [Cell(**cell) for cell in data["cells"]]})
-
-
-def read_data() -> str:
-    """Returns the data that the page was made from.
+def default_environments() -> list[str]:
+    """Returns the environments that tox runs by default; tox itself reads `tox.ini`.
 
     Raises:
-        SourceError: If there are none.
+        ToolError: If tox cannot.
     """
-    try:
-        return DATA.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise SourceError(
-            f"{DATA} is missing. 'git checkout {DATA.relative_to(ROOT)}' brings it back; without "
-            f"--render, it is made anew from the results of the matrix."
-        ) from None
+    command = [sys.executable, "-m", "tox", "list", "-d", "--no-desc", "-q"]
+    result = run(command, cwd=ROOT)
+    if result.returncode != 0:
+        raise ToolError(f"'tox list' failed: {last_lines(result.stderr)} Is tox.ini as committed?")
+    return result.stdout.split()
+
+
+def dump(status: Status) -> str:
+    """Returns the data as JSON."""
+    return pages.dump(asdict(status))
+
+
+def load(file: Path = DATA) -> Status:
+    """Reads what `dump` wrote.
+
+    Raises:
+        SourceError: If there is no such file.
+    """
+    data = pages.read_data(
+        file, "without --render, it is made anew from the results of the matrix."
+    )
+    return Status(**{**data, "cells": [Cell(**cell) for cell in data["cells"]]})
 
 
 def columns(status: Status) -> list[str]:
     """The columns of table and picture: by torch, the newest first, extensions first."""
-    found = {cell.column: cell for cell in status.cells}
+    cells = {cell.column: cell for cell in status.cells}
 
     def rank(column: str) -> tuple[Any, ...]:
-        cell = found[column]
-        return (cell.python.endswith("t"), [-part for part in Version(cell.torch).release], column)
+        cell = cells[column]
+        return (cell.python.endswith("t"), [-part for part in Version(cell.torch).release])
 
-    return sorted(sorted(found, reverse=True), key=lambda column: rank(column)[:2])
+    return sorted(sorted(cells, reverse=True), key=rank)
 
 
 def share(counts: dict[str, int], key: str) -> float:
@@ -201,42 +193,8 @@ def share(counts: dict[str, int], key: str) -> float:
 
 
 def render(status: Status, catalogue: Catalogue) -> str:
-    """The page, in Markdown."""
-    starts = [datetime.datetime.fromisoformat(cell.when) for cell in status.cells]
-    ends = [
-        start + datetime.timedelta(seconds=cell.seconds)
-        for start, cell in zip(starts, status.cells, strict=True)
-    ]
-    took = (max(ends) - min(starts)).total_seconds() / 60
-    lines = [
-        "# What the matrix saw",
-        "",
-        f"Made by `{status.command}`; nothing here is typed by hand. The "
-        f"{len(status.cells)} environments ran from {_minute(min(starts))} to "
-        f"{_minute(max(ends))}, {took:.0f} minutes from the first test to the last, "
-        f"on {status.machine}. The data are in [status.json](status.json).",
-        "",
-        "![PyG releases by torch: how threaded calls ended, before and after](status.svg)",
-        "",
-    ]
-    bad = [cell for cell in status.cells if not cell.holds]
-    if bad:
-        lines += ["**Not as it must be:**", ""]
-        for cell in bad:
-            lines.append(f"- `{cell.environment}`: {cell.tests['failed']} tests failed")
-        lines.append("")
-    else:
-        lines += [f"All {len(status.cells)} are as they must be.", ""]
-    if status.missing:
-        quoted = ", ".join(f"`{name}`" for name in status.missing)
-        lines += [f"Of the default list, these have not run: {quoted}.", ""]
-    lines += [
-        "How the calls of eight threads that share a layer ended: crashed, silently wrong, on the "
-        "release as upstream made it; then the same once patched. *Fixed* is what upstream has "
-        "fixed: no call fails on either tree. Where a cell is empty, the release does not have "
-        "the layer, or has it from before it kept a value of a call in `self`.",
-        "",
-    ]
+    """Returns the page, in Markdown."""
+    lines = [*_introduction(status)]
     for column in columns(status):
         lines += [f"## {column[0].upper()}{column[1:]}", "", *_table(status, catalogue, column), ""]
     lines += [
@@ -247,32 +205,76 @@ def render(status: Status, catalogue: Catalogue) -> str:
         "",
         *_environments(status),
         "",
+        *_legend(status),
     ]
-    left_out = {word for cell in status.cells for word in _listed(cell, "layers_left_out")}
-    lacking = {word for cell in status.cells for word in _listed(cell, "layers_lacking")}
-    lines += [
-        "*Layers* are those of `torch_geometric.nn.conv` that the suite runs, *calls* how many "
-        "of their calls gave the same on both trees, bit for bit; those that fail on the "
+    return "\n".join(lines) + "\n"
+
+
+def _introduction(status: Status) -> Iterator[str]:
+    starts = [datetime.datetime.fromisoformat(cell.when) for cell in status.cells]
+    ends = [
+        start + datetime.timedelta(seconds=cell.seconds)
+        for start, cell in zip(starts, status.cells, strict=True)
+    ]
+    took = (max(ends) - min(starts)).total_seconds() / 60
+    yield "# The last run of the matrix"
+    yield ""
+    yield (
+        f"Generated by `{status.command}`; nothing here is typed by hand. The "
+        f"{len(status.cells)} environments ran from {_minute(min(starts))} to "
+        f"{_minute(max(ends))}, {took:.0f} minutes from the first test to the last, "
+        f"on {status.machine}. The data are in [status.json](status.json)."
+    )
+    yield ""
+    yield "![PyG releases by torch: how threaded calls ended, before and after](status.svg)"
+    yield ""
+    failed = [cell for cell in status.cells if not cell.holds]
+    if failed:
+        yield "**Failed:**"
+        yield ""
+        for cell in failed:
+            yield f"- `{cell.environment}`: {cell.tests['failed']} tests failed"
+    else:
+        yield f"All {len(status.cells)} environments passed."
+    yield ""
+    if status.missing:
+        names = ", ".join(f"`{name}`" for name in status.missing)
+        yield f"Of the default list, these have not run: {names}."
+        yield ""
+    yield (
+        "How the calls of eight threads that share a layer ended: crashed, silently wrong, on the "
+        "release as upstream made it; then the same once patched. *Fixed* is what upstream has "
+        "fixed: no call fails on either tree. Where a cell is empty, the release does not have "
+        "the layer, or has it from before it kept a value of a call in `self`."
+    )
+    yield ""
+
+
+def _legend(status: Status) -> Iterator[str]:
+    left_out = {name for cell in status.cells for name in _listed(cell, "layers_left_out")}
+    lacking = {name for cell in status.cells for name in _listed(cell, "layers_lacking")}
+    yield (
+        "*Layers* are those of `torch_geometric.nn.conv` that the suite runs. *Calls* is how many "
+        "of their calls gave bit-for-bit identical results on both trees; those that fail on the "
         "pristine release as well are in brackets. *Upstream's* are its own tests in "
         "`test/nn/conv` that passed with `FULL_TEST=1`, before and after, where PyG came from git. "
         "Left out, with reasons in `scripts/kit/programs/layers.py`: "
         f"{', '.join(sorted(left_out))}. "
         f"Where torch-cluster, torch-spline-conv or pyg-lib is missing, these cannot run "
-        f"either: {', '.join(sorted(lacking)) or 'none'}.",
-    ]
-    return "\n".join(lines) + "\n"
+        f"either: {', '.join(sorted(lacking)) or 'none'}."
+    )
 
 
 def _minute(when: datetime.datetime) -> str:
     return when.strftime("%Y-%m-%d %H:%M UTC")
 
 
-def _words(cell: Cell, key: str) -> str:
+def _property(cell: Cell, key: str) -> str:
     return cell.properties.get(key, "")
 
 
 def _listed(cell: Cell, key: str) -> list[str]:
-    return [word for word in _words(cell, key).split(", ") if word]
+    return [name for name in _property(cell, key).split(", ") if name]
 
 
 def _table(status: Status, catalogue: Catalogue, column: str) -> list[str]:
@@ -280,19 +282,20 @@ def _table(status: Status, catalogue: Catalogue, column: str) -> list[str]:
     rows.append("|---" * (len(catalogue.classes) + 1) + "|")
     for cell in status.cells:
         if cell.column == column:
-            found = [cell.layers.get(layer) for layer in catalogue.classes]
-            words = [_summary(layer) if layer else "" for layer in found]
-            rows.append("| " + " | ".join([cell.release, *words]) + " |")
+            layers = [cell.layers.get(layer) for layer in catalogue.classes]
+            summaries = [_summary(layer) if layer else "" for layer in layers]
+            rows.append("| " + " | ".join([cell.release, *summaries]) + " |")
     return rows
 
 
-def _summary(found: dict[str, Any]) -> str:
-    before, after = (found[tree]["stress"] for tree in ("pristine", "patched"))
-    words = [
-        ", ".join(f"{share(counts, key):.1%}" for key in ("crashed", "silently_wrong"))
-        for counts in (before, after)
-    ]
-    return f"{words[0]} → {words[1]}" if found["status"] == "affected" else f"fixed: {words[1]}"
+def _summary(layer: dict[str, Any]) -> str:
+    before, after = (
+        ", ".join(
+            f"{share(layer[tree]['stress'], key):.1%}" for key in ("crashed", "silently_wrong")
+        )
+        for tree in ("pristine", "patched")
+    )
+    return f"{before} → {after}" if layer["status"] == "affected" else f"fixed: {after}"
 
 
 def _environments(status: Status) -> list[str]:
@@ -302,93 +305,94 @@ def _environments(status: Status) -> list[str]:
         "|---|---|---|---|---|---|---|---|",
     ]
     for cell in status.cells:
-        affected = [found for found in cell.layers.values() if found["status"] == "affected"]
+        affected = [layer for layer in cell.layers.values() if layer["status"] == "affected"]
         forced = [
             f"{sum(layer[tree]['interleaved']['spoiled_rounds'] for layer in layers)} of "
             f"{sum(layer[tree]['interleaved']['rounds'] for layer in layers)}"
             for tree, layers in (("pristine", affected), ("patched", list(cell.layers.values())))
         ]
-        failing = _words(cell, "calls_that_fail_before")
         row = [
             f"`{cell.environment}`",
             cell.python,
             cell.torch,
             f"{cell.tests['passed']} ({cell.tests['skipped']})",
-            _words(cell, "layers"),
-            f"{_words(cell, 'calls')} ({failing})",
-            _words(cell, "upstream_full"),
+            _property(cell, "layers"),
+            f"{_property(cell, 'calls')} ({_property(cell, 'calls_that_fail_before')})",
+            _property(cell, "upstream_full"),
             ", ".join(forced),
         ]
         rows.append("| " + " | ".join(row) + " |")
     return rows
 
 
+_COLOURS = {"right": "#4c9f70", "crashed": "#e9a03b", "silently_wrong": "#c8373a"}
+_PANELS = {"interleaved": "two threads, forced", "stress": "eight threads, as it comes"}
+# Where the bars of both trees begin, from the top of a cell.
+_BARS = {"pristine": 0.06, "patched": 0.48}
+
+
 def draw(status: Status, catalogue: Catalogue, file: Path) -> None:
     """Draws the picture: for each release and layer, the calls before and after, as two bars."""
-    # Here, since only this verb needs it, and it takes long to import.
-    import matplotlib
+    pyplot = pictures.plotting()
+    from matplotlib.patches import Patch
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-    from matplotlib.patches import Patch, Rectangle
-
-    # The same data give the same bytes.
-    matplotlib.rcParams.update(
-        {"svg.hashsalt": "pyg-threadsafe", "svg.fonttype": "none", "font.size": 9}
-    )
-    colours = {"right": "#4c9f70", "crashed": "#e9a03b", "silently_wrong": "#c8373a"}
-    panels = {"interleaved": "two threads, forced", "stress": "eight threads, as it comes"}
-    layers = list(catalogue.classes)
     heads = columns(status)
-    # A head a row of panels, with a line for each release that has run there.
-    releases = {
-        head: list(dict.fromkeys(cell.release for cell in status.cells if cell.column == head))
-        for head in heads
-    }
-    heights = [len(releases[head]) + 4 for head in heads]
+    heights = [len(_releases(status, head)) + 4 for head in heads]
     figure, axes = pyplot.subplots(
         len(heads),
-        len(panels),
-        figsize=(1.4 + 0.9 * len(layers) * len(panels), 0.8 + 0.25 * sum(heights)),
+        len(_PANELS),
+        figsize=(1.4 + 0.9 * len(catalogue.classes) * len(_PANELS), 0.8 + 0.25 * sum(heights)),
         squeeze=False,
         sharey="row",
         height_ratios=heights,
     )
     for head, row in zip(heads, axes, strict=True):
-        for panel, axis in zip(panels, row, strict=True):
-            cells = [cell for cell in status.cells if cell.column == head]
-            for cell, (x, layer) in itertools.product(cells, enumerate(layers)):
-                y = releases[head].index(cell.release)
-                for tree, offset in (("pristine", 0.06), ("patched", 0.48)):
-                    left = x + 0.06
-                    for key, colour in colours.items() if layer in cell.layers else ():
-                        part = 0.88 * share(cell.layers[layer][tree][panel], key)
-                        axis.add_patch(
-                            Rectangle((left, y + offset), part, 0.36, color=colour, lw=0)
-                        )
-                        left += part
-                if x == 0 and not cell.holds:
-                    axis.text(0.5, y + 0.5, "FAILED", ha="center", va="center", weight="bold")
-            axis.set_xlim(0, len(layers))
-            axis.set_ylim(len(releases[head]), 0)
-            names = [re.sub("(Conv|Layer)$", r"\n\1", catalogue.classes[name]) for name in layers]
-            axis.set_xticks([x + 0.5 for x in range(len(layers))], names)
-            axis.xaxis.tick_top()
-            axis.set_yticks([y + 0.5 for y in range(len(releases[head]))], releases[head])
-            axis.tick_params(length=0)
-            axis.set_title(f"{head}: {panels[panel]}", loc="left", weight="bold")
-            for spine in axis.spines.values():
-                spine.set_visible(False)
+        for panel, axis in zip(_PANELS, row, strict=True):
+            _draw_panel(axis, status, catalogue, head, panel)
         row[0].set_ylabel("PyG; as released (above), patched (below)")
-    words = {"right": "right", "crashed": "crashed", "silently_wrong": "silently wrong"}
     figure.legend(
-        handles=[Patch(color=colours[key], label=word) for key, word in words.items()],
+        handles=[Patch(color=c, label=key.replace("_", " ")) for key, c in _COLOURS.items()],
         title="Calls of threads that share a layer",
         loc="lower center",
         ncols=3,
         frameon=False,
     )
     figure.tight_layout(rect=(0, 0.6 / figure.get_figheight(), 1, 1))
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, metadata={"Date": None})
-    pyplot.close(figure)
+    pictures.save(
+        figure,
+        file,
+        "How calls of threads that share a layer ended, by layer and PyG release",
+        "A grid of PyG releases by layers. Each cell has two bars: the calls on the release as it "
+        "is, and once patched; green is right, orange crashed, red silently wrong.",
+    )
+
+
+def _releases(status: Status, head: str) -> list[str]:
+    """The releases of a column, each a line of the picture."""
+    return list(dict.fromkeys(cell.release for cell in status.cells if cell.column == head))
+
+
+def _draw_panel(axis: Any, status: Status, catalogue: Catalogue, head: str, panel: str) -> None:  # noqa: ANN401
+    layers, rows = list(catalogue.classes), _releases(status, head)
+    boxes: dict[str, list[tuple[float, float, float, float]]] = {key: [] for key in _COLOURS}
+    for cell in (cell for cell in status.cells if cell.column == head):
+        y = rows.index(cell.release)
+        if not cell.holds:
+            axis.text(0.5, y + 0.5, "FAILED", ha="center", va="center", weight="bold")
+        for x, layer in enumerate(layers):
+            for tree, offset in _BARS.items() if layer in cell.layers else ():
+                left = x + 0.06
+                for key in _COLOURS:
+                    width = 0.88 * share(cell.layers[layer][tree][panel], key)
+                    boxes[key].append((left, y + offset, width, 0.36))
+                    left += width
+    for key, colour in _COLOURS.items():
+        pictures.rectangles(axis, boxes[key], colour)
+    axis.set_xlim(0, len(layers))
+    axis.set_ylim(len(rows), 0)
+    names = [re.sub("(Conv|Layer)$", r"\n\1", catalogue.classes[name]) for name in layers]
+    axis.set_xticks([x + 0.5 for x in range(len(layers))], names)
+    axis.xaxis.tick_top()
+    axis.set_yticks([y + 0.5 for y in range(len(rows))], rows)
+    axis.set_title(f"{head}: {_PANELS[panel]}", loc="left", weight="bold")
+    pictures.bare(axis)

@@ -6,8 +6,17 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from kit.benching import FIXED, ITSELF, ONE_GATHER, PATCHED, PICTURES, PRISTINE, UPSTREAM
-from kit.releases import Catalogue
+from kit import pages, pictures
+from kit.bench.cases import FIXED, ITSELF, ONE_GATHER, PATCHED, PRISTINE, UPSTREAM
+from kit.releases import ROOT, Catalogue
+
+# The page, what it is made from, and its pictures.
+PAGE = ROOT / "docs" / "performance.md"
+DATA = ROOT / "docs" / "performance.json"
+PICTURES = {
+    name: ROOT / "docs" / f"performance-{name}.svg"
+    for name in ("ratios", "growth", "threads", "free-threaded")
+}
 
 COLOURS = {
     PRISTINE: "#5b6770",
@@ -245,18 +254,34 @@ def _kit(part: dict[str, Any]) -> str:
 # Pictures #####################################################################
 
 
+# What each picture shows: its title, and a sentence for screen readers.
+_TITLES = {
+    "ratios": (
+        "Time over that of the unpatched layer, by layer and graph",
+        "Ratios with their 95% intervals, for inference and training. The numbers are in the "
+        "tables below the picture.",
+    ),
+    "growth": (
+        "Time of a call of GATv2Conv by edges and by heads",
+        "Two plots of milliseconds a call. The lines of the patched and the unpatched layer lie "
+        "on each other; that of upstream's fix lies above.",
+    ),
+    "threads": (
+        "Right answers a second by the number of threads",
+        "Two plots, for a small and a middle graph, with a line for each way of sharing a model. "
+        "The numbers are in the table below the picture.",
+    ),
+    "free-threaded": (
+        "Right answers a second by the number of threads, without the GIL",
+        "Two plots, for a small and a middle graph, with a line for each way of sharing a model. "
+        "The numbers are in the table below the picture.",
+    ),
+}
+
+
 def draw(data: dict[str, Any], catalogue: Catalogue, files: dict[str, Path] = PICTURES) -> None:
     """Draws the pictures of the page."""
-    # Here, since only this verb needs it, and it takes long to import.
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    # The same data give the same bytes.
-    matplotlib.rcParams.update(
-        {"svg.hashsalt": "pyg-threadsafe", "svg.fonttype": "none", "font.size": 9}
-    )
+    pictures.plotting()
     drawn = {
         "ratios": _draw_ratios(
             [*data["layers"]["ratios"], *data.get("large", {}).get("ratios", [])], catalogue
@@ -267,9 +292,19 @@ def draw(data: dict[str, Any], catalogue: Catalogue, files: dict[str, Path] = PI
     if "free-threaded" in data:
         drawn["free-threaded"] = _draw_threads(data["free-threaded"]["rows"])
     for name, figure in drawn.items():
-        files[name].parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(files[name], metadata={"Date": None})
-        pyplot.close(figure)
+        pictures.save(figure, files[name], *_TITLES[name])
+
+
+def read_data() -> dict[str, Any]:
+    """Returns the data that the page is made from.
+
+    Raises:
+        SourceError: If there are none.
+    """
+    data: dict[str, Any] = pages.read_data(
+        DATA, "without --render and --part, all of it is measured anew."
+    )
+    return data
 
 
 def _tidy(axis: Any) -> None:  # noqa: ANN401
@@ -279,8 +314,7 @@ def _tidy(axis: Any) -> None:  # noqa: ANN401
 
 def _draw_ratios(ratios: list[dict[str, Any]], catalogue: Catalogue) -> Any:  # noqa: ANN401
     """Each ratio with its interval, by layer and graph."""
-    from matplotlib import pyplot
-
+    pyplot = pictures.plotting()
     shown = [found for found in ratios if found["variant"] != PRISTINE]
     groups = list(dict.fromkeys((f["release"], f["layer"]) for f in shown))
     keys = list(dict.fromkeys((f["release"], f["layer"], f["graph"]) for f in shown))
@@ -318,8 +352,7 @@ def _draw_ratios(ratios: list[dict[str, Any]], catalogue: Catalogue) -> Any:  # 
 
 def _draw_growth(ratios: list[dict[str, Any]]) -> Any:  # noqa: ANN401
     """Time by edges and by heads, patched and unpatched on top of each other."""
-    from matplotlib import pyplot
-
+    pyplot = pictures.plotting()
     figure, axes = pyplot.subplots(1, 2, figsize=(9.5, 3.6))
     for axis, graph in zip(axes, ("edges", "heads"), strict=True):
         found = [r for r in ratios if r["graph"] == graph]
@@ -353,8 +386,7 @@ def _draw_growth(ratios: list[dict[str, Any]]) -> Any:  # noqa: ANN401
 
 def _draw_threads(rows: list[dict[str, Any]]) -> Any:  # noqa: ANN401
     """Calls a second by the number of threads, for each way."""
-    from matplotlib import pyplot
-
+    pyplot = pictures.plotting()
     graphs = list(dict.fromkeys(row["graph"] for row in rows))
     figure, axes = pyplot.subplots(1, len(graphs), figsize=(9.5, 3.8), squeeze=False)
     for axis, graph in zip(axes[0], graphs, strict=True):

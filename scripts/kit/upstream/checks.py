@@ -1,4 +1,4 @@
-"""What upstream's CI would say of a branch, and whether it does what it claims."""
+"""Checks a branch as upstream's CI would, and that it does what it claims; and times it."""
 
 import re
 import subprocess
@@ -9,11 +9,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from kit import benching, environments, patching, upstream
+from kit import environments, patching
+from kit.bench import cases
 from kit.errors import TreeError
 from kit.processes import last_lines, run
 from kit.releases import Catalogue
-from kit.upstream import Prepared
+from kit.upstream import topics
+from kit.upstream.prepared import Prepared
+from kit.upstream.repository import changed, worktree
 
 # How often the new tests are run, and how long any one command may take, in seconds.
 REPEATS = 50
@@ -29,7 +32,7 @@ LINTERS = {
 }
 
 OURS, EDGE_UPDATER = "this branch", "with `edge_updater`"
-GRAPHS = [benching.SMALL_GRAPH, benching.MIDDLE_GRAPH]
+GRAPHS = [cases.SMALL_GRAPH, cases.MIDDLE_GRAPH]
 PROCESSES = 10
 
 Notify = Callable[[str], None]
@@ -41,8 +44,8 @@ class Check:
 
     Attributes:
         name: What.
-        holds: Whether it is as it must be.
-        detail: What was seen.
+        holds: Whether it passed.
+        detail: The figures, or what went wrong.
     """
 
     name: str
@@ -62,17 +65,8 @@ class Trees:
         self, tree: Path, *arguments: str | Path, **env: str
     ) -> "subprocess.CompletedProcess[str]":
         """Runs `python ARGUMENTS` with the PyG of a tree."""
-        return run(
-            [self.python, *arguments],
-            cwd=tree,
-            env={
-                "PYTHONPATH": str(tree),
-                "PYG_HOME": f"{tree}.home",
-                "TMPDIR": str(tree.parent),
-                "OMP_NUM_THREADS": "1",
-                **env,
-            },
-            timeout=TIME_LIMIT,
+        return environments.run_pyg(
+            self.python, *arguments, tree=tree, cwd=tree, env=env, timeout=TIME_LIMIT
         )
 
     def pytest(self, tree: Path, *arguments: str | Path, **env: str) -> dict[str, str]:
@@ -114,11 +108,11 @@ def check(
     """
     repository = Path(prepared.repository)
     with (
-        upstream.worktree(repository, prepared.base) as base,
-        upstream.worktree(repository, prepared.head) as branch,
+        worktree(repository, prepared.base) as base,
+        worktree(repository, prepared.head) as branch,
     ):
         trees = Trees(base, branch, python)
-        paths = upstream.changed(repository, prepared.base, prepared.head)
+        paths = changed(repository, prepared.base, prepared.head)
         files = [path for path in paths if path.endswith(".py")]
         for step in (
             _lint(prepared, branch, files, notify),
@@ -139,7 +133,7 @@ def _lint(
     import yaml  # not at the top: `apply` takes a second, and has no use for it
 
     config = tree / ".pre-commit-config.yaml"
-    found: dict[str, list[str]] = {}
+    packages: dict[str, list[str]] = {}
     for repo in yaml.safe_load(config.read_text())["repos"] if config.exists() else []:
         name = repo["repo"].rstrip("/").removesuffix(".git").split("/")[-1]
         if name in LINTERS:
@@ -147,17 +141,17 @@ def _lint(
                 word for hook in repo["hooks"] for word in hook.get("additional_dependencies", [])
             ]
             package = LINTERS[name][0]
-            found[name] = [f"{package}=={repo['rev'].removeprefix('v')}", *extra]
+            packages[name] = [f"{package}=={repo['rev'].removeprefix('v')}", *extra]
     for name, (package, options) in LINTERS.items():
-        if name not in found:
+        if name not in packages:
             # Older releases had fewer of them.
             detail = "not in .pre-commit-config.yaml"
             yield Check(package, bool(prepared.version), detail), {}
             continue
         notify(f"{package} ...")
-        python = environments.tools(found[name], environments.current_python(), notify)
+        python = environments.tools(packages[name], environments.current_python(), notify)
         result = run([python, "-m", package, *options, *files], cwd=tree, timeout=TIME_LIMIT)
-        detail = found[name][0].replace("==", " ")
+        detail = packages[name][0].replace("==", " ")
         # isort says so where its own settings leave a file out.
         said = re.sub(r"^Skipped \d+ files$", "", result.stdout + result.stderr, flags=re.M)
         clean = result.returncode == 0
@@ -165,10 +159,13 @@ def _lint(
         if prepared.version and not clean and package in ("yapf", "isort"):
             # One patch serves releases whose formatters do not agree with each other.
             detail, clean = (
-                f"{found[name][0].replace('==', ' ')} would format some lines anew",
+                f"{packages[name][0].replace('==', ' ')} would format some lines anew",
                 True,
             )
-        yield Check(package, clean, detail), {"linters": {package: found[name][0].split("==")[1]}}
+        yield (
+            Check(package, clean, detail),
+            {"linters": {package: packages[name][0].split("==")[1]}},
+        )
 
 
 def _reproduce(
@@ -256,7 +253,7 @@ def measure(
     """
     if prepared.version:
         return None  # docs/performance.md has the cost of the kit's own patches
-    topic = upstream.find(prepared.topic)
+    topic = topics.find(prepared.topic)
     fix, other = topic.patch("fix"), topic.patch("edge_updater")
     if fix is None:
         return None
@@ -267,11 +264,11 @@ def measure(
     tests = [patch for patch in nightly.patches if patch.name in names]
     path = next(c.path for c in fix.changes if "/explain/" not in c.path)
     with (
-        upstream.worktree(repository, prepared.base) as base,
-        upstream.worktree(repository, prepared.head) as branch,
+        worktree(repository, prepared.base) as base,
+        worktree(repository, prepared.head) as branch,
     ):
         patching.apply(base, patching.plan(base, tests))
-        variants: dict[str, str | None] = {benching.PRISTINE: None, OURS: str(branch / path)}
+        variants: dict[str, str | None] = {cases.PRISTINE: None, OURS: str(branch / path)}
         if other is not None:
             copy = base.parent / "edge_updater" / path
             copy.parent.mkdir(parents=True)
@@ -281,16 +278,16 @@ def measure(
             )
             variants[EDGE_UPDATER] = str(copy)
         test = base / tests[-1].changes[0].path
-        cases = [
-            benching.case(layer, topic.layer, test, variants, graph, mode)
+        timed = [
+            cases.case(layer, topic.layer, test, variants, graph, mode)
             for graph in GRAPHS
             for mode in graph.rounds
         ]
         runs = []
         for number in range(PROCESSES):
             notify(f"Timing {topic.layer}, process {number + 1} of {PROCESSES} ...")
-            runs.append(benching.run_cases(python, base, cases))
-    ratios = benching.summarize(nightly, cases, runs)
+            runs.append(cases.run_cases(python, base, timed))
+    ratios = cases.summarize(nightly, timed, runs)
     return {
         "torch": runs[0]["torch"],
         "python": runs[0]["python"],
