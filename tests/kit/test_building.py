@@ -198,6 +198,7 @@ def test_interrupted(index: Path, tmp_path: Path) -> None:
     extension = make_extension(index, "slow", slow)
     program = f"""
         import dataclasses, pathlib, sys
+        from kit import environments
         from kit.building import extensions as building
         from kit.building.cuda import Target
         from kit.building.extensions import Extension
