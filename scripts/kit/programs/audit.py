@@ -197,7 +197,7 @@ def alike(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
     """Whether two glances saw the same."""
     if len(one) != len(other):
         return False
-    return all(a is b or (type(a) is str and a == b) for a, b in zip(one, other))  # noqa: B905
+    return all(a is b or (type(a) is str and a == b) for a, b in zip(one, other))
 
 
 # --------------------------------------------------------------------------- Tracing

@@ -5,6 +5,8 @@ signature of its `forward()` allows: with what it requires, with edge features,
 asked for attention weights, with sparse adjacencies, with a bipartite graph.
 """
 
+from __future__ import annotations
+
 import importlib
 import inspect
 from collections.abc import Callable
