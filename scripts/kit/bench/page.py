@@ -307,6 +307,32 @@ def read_data() -> dict[str, Any]:
     return data
 
 
+def problems(data: dict[str, Any], catalogue: Catalogue) -> Iterator[str]:
+    """Yields what the kit promises and the measurements do not show, in sentences."""
+    for part in ("layers", "large"):
+        ratios = data.get(part, {}).get("ratios", [])
+        patched = [ratio for ratio in ratios if ratio["variant"] == PATCHED]
+        for mode in ("inference", "training") if ratios else ():
+            measured = {ratio["layer"] for ratio in patched if ratio["mode"] == mode}
+            for layer in catalogue.classes.keys() - measured:
+                yield f"{part}, {mode}: {catalogue.classes[layer]} was not measured."
+        for ratio in patched:
+            if ratio["memory_ratio"] > 1:
+                yield (
+                    f"{part}, {ratio['mode']}: {catalogue.classes[ratio['layer']]} of "
+                    f"{ratio['release']} needs {ratio['memory_ratio']:.3f} times the memory on the "
+                    f"{ratio['graph']} graph."
+                )
+    for part in ("threads", "free-threaded"):
+        for row in data.get(part, {}).get("rows", []):
+            if row["way"] == "patched" and not row["right"] == row["calls"] > 0:
+                wrong = row["calls"] - row["right"]
+                yield f"{part}: {wrong} of {row['calls']} calls of the patched layer went wrong."
+    served = data.get("served", {}).get("total", {}).get("patched", {"errors": 0, "wrong": 0})
+    if served["errors"] or served["wrong"]:
+        yield f"served: {served['errors']} errors and {served['wrong']} wrong answers once patched."
+
+
 def _tidy(axis: Any) -> None:  # noqa: ANN401
     for side in ("top", "right"):
         axis.spines[side].set_visible(False)

@@ -82,7 +82,11 @@ def describe_backport(
     reproducer: str,
 ) -> str:
     """Returns the description of a backport, in Markdown."""
-    cells = [cell for cell in status.load().cells if cell.release == release.version and cell.holds]
+    cells = [
+        cell
+        for cell in status.load(status.DATA).cells
+        if cell.release == release.version and cell.holds
+    ]
     fixed = [
         f"{catalogue.classes[layer]} is fixed from {found.version} on"
         for layer in release.affected()
