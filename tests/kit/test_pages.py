@@ -46,7 +46,9 @@ def test_write(tmp_path: Path) -> None:
 
 def test_missing_data() -> None:
     missing = pages.DOCS / "nothing.json"
-    with pytest.raises(SourceError, match=r"'git checkout docs/nothing\.json' brings it back; else"):
+    with pytest.raises(
+        SourceError, match=r"'git checkout docs/nothing\.json' brings it back; else"
+    ):
         pages.read_data(missing, "else measure it.")
 
 

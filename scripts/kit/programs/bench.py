@@ -147,11 +147,11 @@ def main(cases: list[dict[str, Any]]) -> dict[str, Any]:
     """Times all cases."""
     # With more threads, the scheduler's noise is larger than what is sought.
     torch.set_num_threads(1)
-    seen = []
+    results = []
     for number, case in enumerate(cases):
-        seen.append(measure(case))
+        results.append(measure(case))
         print(f"{number + 1} of {len(cases)}", file=sys.stderr, flush=True)
-    return {"python": platform.python_version(), "torch": torch.__version__, "cases": seen}
+    return {"python": platform.python_version(), "torch": torch.__version__, "cases": results}
 
 
 if __name__ == "__main__":

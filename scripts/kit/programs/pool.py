@@ -154,15 +154,15 @@ class Pool:
 
     def get_bytes(self) -> int:
         """The memory that the workers have to themselves, or all, where it is not known."""
-        found = 0
+        total = 0
         for worker, _ in self.workers:
             process = psutil.Process(worker.pid)
             try:
-                found += process.memory_full_info().uss
+                total += process.memory_full_info().uss
             except (psutil.AccessDenied, AttributeError):
                 print("The memory that workers share counts, too.", file=sys.stderr)
-                found += process.memory_info().rss
-        return found
+                total += process.memory_info().rss
+        return total
 
     def close(self) -> None:
         """Ends the workers, whatever they do. They have nothing to lose."""
