@@ -10,6 +10,8 @@ from pathlib import Path
 
 from kit.errors import ToolError
 
+_RUN_PIP = Path(__file__).parent / "programs" / "run_pip.py"
+
 # What git does in a tree of ours must not depend on the user's settings: no
 # signing, no hooks, no conversion of line endings.
 _GIT_LOCAL = (
@@ -143,6 +145,20 @@ def _killed_on(stop: threading.Event, process: "subprocess.Popen[str]") -> Itera
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+def pip(python: str | Path, *, isolated: bool = True) -> list[str | Path]:
+    """Returns how a command for pip begins; pip's own arguments follow.
+
+    Of the user's settings for pip, it follows those for the index, the proxy and the
+    certificates, and no others (see `programs/run_pip.py`).
+
+    Args:
+        python: The interpreter whose pip it is.
+        isolated: Whether pip, and what it builds with, is kept from PYTHONPATH and the user's
+            site. An interpreter of the user's may have its torch from there.
+    """
+    return [python, *(["-I"] if isolated else []), _RUN_PIP]
 
 
 def git(

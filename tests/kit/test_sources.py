@@ -1,7 +1,9 @@
 """Where releases come from: git, PyPI, the cache."""
 
+import io
 import shutil
 import subprocess
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -9,23 +11,10 @@ from conftest import (
     World,
     git,
     make_sdist,
+    refused,
     tree_of,
 )
-
-
-def subjects(checkout: Path) -> list[str]:
-    return git("log", "--format=%s", cwd=checkout).splitlines()[::-1]
-
-
-def refused(result: "subprocess.CompletedProcess[str]", code: int, *words: str) -> None:
-    """An error is one paragraph on stderr, without a traceback, and has its exit code."""
-    assert result.returncode == code, result.stdout + result.stderr
-    assert "Traceback" not in result.stdout + result.stderr
-    message = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    assert len(message) == 1
-    assert result.stderr.rstrip().endswith(message[0].rstrip())
-    for word in words:
-        assert word in message[0]
+from kit import sources
 
 
 def test_auto_prefers_git_and_falls_back(world: World, tmp_path: Path) -> None:
@@ -127,3 +116,22 @@ def test_two_runs_at_once_share_a_cache(world: World, tmp_path: Path, kind: str)
         assert run.returncode == 0, errors
     trees = [tree_of(tmp_path / name) for name in ("a", "b", "c")]
     assert trees[0] == trees[1] == trees[2]
+
+
+@pytest.mark.parametrize(
+    ("name", "link"), [("x-1.0/../../outside", ""), ("x-1.0/link/outside", "../..")]
+)
+def test_unpack_stays_in_its_folder(tmp_path: Path, name: str, link: str) -> None:
+    """On a Python whose own tarfile has no filters, too."""
+    archive, dest = tmp_path / "x-1.0.tar.gz", tmp_path / "in" / "dest"
+    with tarfile.open(archive, "w:gz") as sdist:
+        if link:
+            linked = tarfile.TarInfo("x-1.0/link")
+            linked.type, linked.linkname = tarfile.SYMTYPE, link
+            sdist.addfile(linked)
+        member = tarfile.TarInfo(name)
+        member.size = 4
+        sdist.addfile(member, io.BytesIO(b"text"))
+    with pytest.raises(sources.tarfile.FilterError):
+        sources.unpack(archive, dest)
+    assert list(tmp_path.rglob("outside")) == []
