@@ -13,7 +13,8 @@ from typing import Any
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion, Version
-from unidiff.patch import PatchSet, UnidiffParseError
+from unidiff.errors import UnidiffParseError
+from unidiff.patch import PatchSet
 
 from kit import records
 from kit.errors import UsageError
@@ -75,7 +76,8 @@ class Patch:
                 they are read off is malformed.
         """
         try:
-            return self.file.read_text(encoding="utf-8")
+            # With its line ends as they are: a diff may be of a file with others.
+            return self.file.read_bytes().decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise records.unreadable(self.file, error) from None
 
@@ -422,8 +424,9 @@ def _read_pins() -> dict[str, Any]:
     before = ""
     for number, record in enumerate(data["release"], start=1):
         name = f"release number {number}"
-        version = record.get("version") if isinstance(record, dict) else None
-        records.check(file, f"release {version}" if version else name, record, _RECORD)
+        if isinstance(record, dict) and "version" in record:
+            name = f"release {record['version']}"
+        version: str = records.check(file, name, record, _RECORD)["version"]
         if before and parse_version(version) <= parse_version(before):
             expected = "the releases in order, the oldest first, each once"
             raise records.fault(file, f"the release after {before}", version, expected)
