@@ -15,6 +15,7 @@ from kit.commands.bench import bench
 from kit.commands.build import build
 from kit.commands.env import env
 from kit.commands.prove import prove
+from kit.commands.refresh import refresh
 from kit.commands.report import report
 from kit.commands.upstream import upstream
 from kit.commands.validate import validate
@@ -80,6 +81,7 @@ for command in (
     env,
     validate,
     add_release,
+    refresh,
     upstream,
     report,
 ):

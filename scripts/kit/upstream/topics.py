@@ -4,8 +4,9 @@ import ast
 from dataclasses import dataclass
 from pathlib import Path
 
-from kit import releases
+from kit import records, releases
 from kit.errors import UsageError
+from kit.records import Field
 from kit.releases import Catalogue, Patch, Release, read_toml
 
 BACKPORT = "backport-"
@@ -67,13 +68,33 @@ def folder() -> Path:
     return releases.PATCHES / "upstream"
 
 
+_is_text = records.matches(r"(?s).*\S.*")
+
+# What a topic holds; the comments of `topics.toml` explain the fields.
+_TOPIC = {
+    **{
+        name: Field("a line of text", records.matches(r".*\S.*"))
+        for name in ("subject", "branch", "layer", "section", "entry", "held", "forced")
+    },
+    "message": Field("text", _is_text),
+    "tests": Field(
+        "a list of files below test/", records.list_of(records.matches(r"test/.+"), at_least=1)
+    ),
+}
+
+
 def load() -> list[Topic]:
-    """Reads `patches/upstream/topics.toml`."""
+    """Reads `patches/upstream/topics.toml`.
+
+    Raises:
+        TreeError: If it is malformed.
+    """
     file = folder() / "topics.toml"
-    return [
-        Topic(name=name, **{**fields, "tests": tuple(fields["tests"])})
-        for name, fields in (read_toml(file) if file.exists() else {}).items()
-    ]
+    topics = []
+    for name, record in (read_toml(file) if file.exists() else {}).items():
+        fields = records.check(file, f"topic {name}", record, _TOPIC)
+        topics.append(Topic(name=name, **{**fields, "tests": tuple(fields["tests"])}))
+    return topics
 
 
 def find(name: str) -> Topic:
