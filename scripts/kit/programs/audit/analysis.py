@@ -8,7 +8,7 @@ from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
 import torch
 
-from . import code, interleaving, recording, scripted, state, stress, watching
+from . import code, exploring, interleaving, recording, scripted, state, stress, watching
 from .calls import Problem, Subject, copy_of, seed, shown_arguments, without_compiler
 from .interleaving import HUNG, RIGHT, Forced, count
 from .places import shown_file, shown_place
@@ -40,6 +40,7 @@ class Audit:
         self.is_deterministic = True
         self.is_carried = False
         self.traced: List[Recorder] = []
+        self.fresh = copy_of(subject.module)  # as it was before its first call
 
     def run(self) -> Dict[str, Any]:
         """Calls, traces, forces, and stresses.
@@ -138,7 +139,6 @@ class Audit:
         # Without a compiler, results may differ in the last bit.
         subject.results = [self._seeded(i) for i in self.indices]
         ran = code.find_code(lambda: [self._seeded(i) for i in self.indices])
-        spares = self._spares()
         self.watched.replace(ran | self._code_of_classes())
         try:
             unwatched = self._trace()
@@ -146,15 +146,20 @@ class Audit:
             self.watched.restore()
             return _untraced(str(problem), self.watched)
         slots = self._shared_slots()
-        first = self._first_calls(spares, slots)
         deadline = time.monotonic() + FORCING_SECONDS
         writes = self._examine_all(slots, deadline)
+        first = self._first_calls(writes)
+        explored = None
+        if self.is_deterministic and not any(w["verdict"] == "confirmed" for w in writes):
+            self.notify("letting whole calls run at lines of others")
+            explored = exploring.explore(self.subject, bool(self.random or unwatched))
         writes += first["writes"]
         ran_lines = _ran_lines([*self.traced, *first["recorders"]])
         return {
             "writes": writes,
             "first_calls_differ": first["differ"],
             "locks": self._examine_locks(),
+            "explored": explored,
             "unwatched": unwatched,
             "ran_lines": ran_lines,
         }
@@ -175,10 +180,6 @@ class Audit:
                     if inner is not None and code.is_watched(inner.co_filename):
                         codes.add(inner)
         return codes
-
-    def _spares(self) -> List[torch.nn.Module]:
-        """Copies of the model as it was before its first call, if there are any."""
-        return []
 
     def _trace(self) -> List[Dict[str, Any]]:
         """Traces every request twice, and returns what could not be watched."""
@@ -274,9 +275,7 @@ class Audit:
             accesses = [recorder.accesses.get(slot) for recorder in self.traced]
             there = [access for access in accesses if access is not None]
             container = there[0].container
-            held = watching.storage_of(container) if isinstance(container, torch.Tensor) else 0
-            is_reached = id(container) in self.by_id or bool(held)
-            if not is_reached and (len(there) < 2 or id(container) in arguments):
+            if not self._is_reached(there[0]) and (len(there) < 2 or id(container) in arguments):
                 continue  # made by the call, or given to it
             slots[slot] = accesses
         return slots
@@ -372,11 +371,51 @@ class Audit:
 
     # First calls.
 
-    def _first_calls(
-        self, spares: List[torch.nn.Module], slots: Dict[SlotKey, List[Optional[Access]]]
-    ) -> Dict[str, Any]:
+    def _first_calls(self, steady: List[Dict[str, Any]]) -> Dict[str, Any]:
         """What only the first call of a model writes, and whether it depends on the input."""
-        return {"writes": [], "recorders": [], "differ": False}
+        known = {
+            (submodule, write["class"], write["attribute"])
+            for write in steady
+            for submodule in (write["submodule"], *write["others"])
+        }
+        described: Dict[Any, Dict[str, Any]] = {}
+        values: Dict[Any, Set[str]] = {}
+        recorders: List[Recorder] = []
+        differ = False
+        for i in list(self.indices)[:FIRST_CALLS] if self.fresh is not None else []:
+            module = copy_of(self.fresh)
+            if module is None:
+                break
+            seed(i if self.random else 0)
+            nodes = state.walk(module, [])
+            result, recorder = recording.record(
+                self.subject, i, recording.storages_of(nodes), module
+            )
+            recorders.append(recorder)
+            differ |= self.is_deterministic and not self.subject.is_right(i, result)
+            self.by_id = state.find_path([*nodes, *self.nodes])
+            for slot in recorder.written():
+                access = recorder.accesses[slot]
+                if not self._is_reached(access):
+                    continue
+                each = self._describe([access])
+                key = (each["submodule"], each["class"], each["attribute"])
+                if key not in known:
+                    described.setdefault(key, each)
+                    values.setdefault(key, set()).add(repr(access.values))
+        self.by_id = state.find_path(self.nodes)
+        return {
+            "writes": [
+                {**each, **_first_call(len(values[key]) > 1)} for key, each in described.items()
+            ],
+            "recorders": recorders,
+            "differ": differ,
+        }
+
+    def _is_reached(self, access: Access) -> bool:
+        if isinstance(access.container, torch.Tensor):
+            return True  # none but the tensors that the model holds are recorded
+        return id(access.container) in self.by_id
 
     # Locks.
 
@@ -408,6 +447,19 @@ class Audit:
         return found
 
 
+def _first_call(depends: bool) -> Dict[str, Any]:
+    reason = "only first calls write it: make a call before threads share the model"
+    if depends:
+        reason = "only first calls write it, and what they write depends on the request"
+    return {
+        "first_call_only": True,
+        "depends_on_input": depends,
+        "verdict": "first call",
+        "reason": reason,
+        "same": False,
+    }
+
+
 def _untraced(problem: str, watched: code.Watched) -> Dict[str, Any]:
     """What is known where the rewritten code does not do what the original does."""
     found = {
@@ -421,6 +473,7 @@ def _untraced(problem: str, watched: code.Watched) -> Dict[str, Any]:
         "writes": [],
         "first_calls_differ": False,
         "locks": [],
+        "explored": None,
         "unwatched": [found],
         "ran_lines": {},
     }

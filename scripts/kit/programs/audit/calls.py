@@ -4,9 +4,11 @@ import contextlib
 import copy
 import dataclasses
 import random
+import re
 import sys
+import threading
 import time
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Set, Tuple
 
 import torch
 
@@ -136,10 +138,48 @@ def without_compiler() -> Iterator[None]:
 
 
 def copy_of(module: torch.nn.Module) -> Optional[torch.nn.Module]:
-    """A copy of a model, or None where it cannot be copied, as with a lock in it."""
-    with contextlib.suppress(Exception):
-        return copy.deepcopy(module)
+    """A copy of a model, or None where it cannot be copied.
+
+    Locks are not copied but made anew; other objects that refuse to be copied are shared.
+    """
+    shared: List[type] = []
+    for _ in range(5):
+        memo: Dict[int, Any] = {}
+        for value in _parts_of(module, tuple(shared)):
+            makes = [make for make in (threading.Lock, threading.RLock) if type(value) is type(make())]
+            memo[id(value)] = makes[0]() if makes else value
+        try:
+            return copy.deepcopy(module, memo)
+        except TypeError as error:
+            match = re.search(r"(?:pickle|copy) '?([\w.]+)'? object", str(error))
+            kinds = [k for k in _kinds_in(module) if match and _is_named(k, match.group(1))]
+            if not kinds:
+                return None
+            shared += kinds
+        except Exception:
+            return None
     return None
+
+
+PRIMITIVE_LOCKS = (type(threading.Lock()), type(threading.RLock()))
+
+
+def _is_named(kind: type, name: str) -> bool:
+    return name in (kind.__name__, "{}.{}".format(kind.__module__, kind.__name__))
+
+
+def _kinds_in(module: torch.nn.Module) -> Set[type]:
+    from . import state
+
+    return {type(node.value) for node in state.walk(module, [])}
+
+
+def _parts_of(module: torch.nn.Module, kinds: Tuple[type, ...]) -> Iterator[Any]:
+    from . import state
+
+    for node in state.walk(module, []):
+        if isinstance(node.value, (*PRIMITIVE_LOCKS, *kinds)):
+            yield node.value
 
 
 def shown_arguments(request: Request) -> Any:  # noqa: ANN401

@@ -15,9 +15,9 @@ from . import rewriting, watching
 from .places import INSIDE, shown_file
 
 # Of torch, only the layers are rewritten: they may write to themselves, as weight_norm does.
-_TORCH = os.path.dirname(os.path.abspath(torch.__file__))  # noqa: PTH100, PTH120
+TORCH = os.path.dirname(os.path.abspath(torch.__file__))  # noqa: PTH100, PTH120
 _LAYERS = tuple(
-    os.path.join(_TORCH, *parts) + os.sep  # noqa: PTH118
+    os.path.join(TORCH, *parts) + os.sep  # noqa: PTH118
     for parts in (("nn", "modules"), ("nn", "utils"), ("ao", "nn"))
 )
 # How attributes are looked up, and how a module is called, is watched from outside.
@@ -45,7 +45,7 @@ def is_watched(file: str) -> bool:
     if not file.endswith(".py"):
         return True  # made by exec, as by torch.fx, or without a source
     path = os.path.abspath(file)  # noqa: PTH100
-    if path.startswith(_TORCH + os.sep):
+    if path.startswith(TORCH + os.sep):
         return path.startswith(_LAYERS)
     if "site-packages" in path or "dist-packages" in path:
         parts = path.replace("dist-packages", "site-packages").split("site-packages" + os.sep)

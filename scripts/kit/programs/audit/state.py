@@ -9,7 +9,7 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 import torch
 
 from . import watching
-from .values import OPAQUE, attributes, frozen, frozen_tensor
+from .values import OPAQUE, attributes, frozen, frozen_reduced, frozen_tensor
 
 # Not more objects than this: a model that holds a data set holds millions.
 MOST = 200_000
@@ -102,9 +102,14 @@ def walk(module: torch.nn.Module, extra: List[Node]) -> List[Node]:
             holder, owner, start = value, ".".join(filter(None, (node.owner, node.path))), ""
             nodes[-1] = Node(value, value, owner, "")
         for name, part in _parts(value):
-            is_register = isinstance(value, torch.nn.Module) and name in watching._REGISTERS
-            path = ".".join(filter(None, (start, "" if is_register else name)))
-            todo.append(Node(part, holder, owner, path))
+            if isinstance(value, torch.nn.Module) and name in watching._REGISTERS:
+                nodes.append(Node(part, holder, owner, ""))
+                known.add(id(part))
+                inner: Any = part.items()
+            else:
+                inner = [(name, part)]
+            for key, held in inner:
+                todo.append(Node(held, holder, owner, ".".join(filter(None, (start, key)))))
     return nodes
 
 
@@ -158,7 +163,7 @@ def shallow(value: Any, with_tensors: bool) -> Any:  # noqa: ANN401
                 return ("version", value._version)
             except RuntimeError:  # tensors of inference mode have none
                 return ("version", 0)
-        return frozen_tensor(value)
+        return frozen_tensor(value), _grad_of(value)
     if isinstance(value, dict):
         return [(_item(key), _item(part)) for key, part in list(value.items())]
     if isinstance(value, (set, frozenset)):
@@ -169,10 +174,15 @@ def shallow(value: Any, with_tensors: bool) -> Any:  # noqa: ANN401
         return [_item(part) for _, part in _parts(value)]
     if isinstance(value, torch.nn.Module):
         return [(name, _item(part)) for name, part in vars(value).items()]
-    held = attributes(value)
-    if held:
-        return [(name, _item(part)) for name, part in held.items()]
-    return frozen(value, depth=3)
+    held = [(name, _item(part)) for name, part in attributes(value).items()]
+    if held and not _has_c_state(type(value)):
+        return held
+    return held, frozen_reduced(value)
+
+
+def _grad_of(value: torch.Tensor) -> Any:  # noqa: ANN401
+    grad = value.grad if value.is_leaf else None
+    return None if grad is None else frozen_tensor(grad)
 
 
 def _iterate(value: Any) -> Iterator[Any]:  # noqa: ANN401
@@ -182,6 +192,15 @@ def _iterate(value: Any) -> Iterator[Any]:  # noqa: ANN401
 
 def _values(value: Any) -> Iterator[Any]:  # noqa: ANN401
     return iter(attributes(value).values())
+
+
+def _has_c_state(kind: type) -> bool:
+    """Whether an object may have state beside its attributes, from a base that is written in C."""
+    bases = (base for base in kind.__mro__ if base is not object)
+    return any(not base.__flags__ & _HEAP_TYPE for base in bases)
+
+
+_HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made by a `class` statement, mostly
 
 
 def _item(value: Any) -> Any:  # noqa: ANN401

@@ -107,6 +107,13 @@ class _Freezer:
         return (OPAQUE, kind)
 
 
+def frozen_reduced(value: object) -> Any:  # noqa: ANN401
+    """What an object of a C extension holds, by what it is pickled as."""
+    if isinstance(value, torch.Generator):
+        return frozen_tensor(value.get_state())
+    return _Freezer()._freeze_reduced(value, type(value).__name__, 3)
+
+
 def slots(kind: type) -> List[str]:
     """The names of the attributes that a class keeps in `__slots__`, mangled as they are."""
     names: List[str] = []
