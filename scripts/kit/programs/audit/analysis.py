@@ -388,9 +388,11 @@ class Audit:
                 break
             seed(i if self.random else 0)
             nodes = state.walk(module, [])
-            result, recorder = recording.record(
-                self.subject, i, recording.storages_of(nodes), module
-            )
+            storages = recording.storages_of(nodes)
+            try:
+                result, recorder = recording.record(self.subject, i, storages, module)
+            except Problem:
+                break  # a copy does not work, as one whose hooks know the original
             recorders.append(recorder)
             differ |= self.is_deterministic and not self.subject.is_right(i, result)
             self.by_id = state.find_path([*nodes, *self.nodes])
@@ -540,15 +542,15 @@ def _objects_in(value: Any) -> List[Any]:  # noqa: ANN401
 
 def _shares_objects(subject: Subject) -> bool:
     """Whether two requests are given the same tensor or container."""
-    known: Set[int] = set()
+    counts: Dict[int, int] = {}
     for request in subject.requests:
-        values = _objects_in([list(request.args), request.kwargs])
-        mutable = (torch.Tensor, list, dict, set)
-        own = {id(v) for v in values[1:] if isinstance(v, mutable)} - {id(request.kwargs)}
-        if own & known:
-            return True
-        known |= own
-    return False
+        # The outer containers are those of the request itself.
+        values = [*request.args, *request.kwargs.values()]
+        inner = {id(v): v for value in values for v in _objects_in(value)}
+        for key, value in inner.items():
+            if isinstance(value, (torch.Tensor, list, dict, set)):
+                counts[key] = counts.get(key, 0) + 1
+    return any(count > 1 for count in counts.values())
 
 
 def _file_of(cls: type) -> str:

@@ -1,6 +1,7 @@
 """Finds the code that a call runs, and puts its rewritten form in its place."""
 
 import contextlib
+import dis
 import gc
 import linecache
 import os
@@ -147,8 +148,17 @@ def _skipped(file: str) -> Set[str]:
 
 
 def _is_trivial(code: types.CodeType) -> bool:
-    """Whether code can change nothing: it stores no attribute, no item, and calls nothing."""
-    return not code.co_names
+    """Whether code can change nothing but an object that it makes itself.
+
+    That is so of what `dataclass` and `namedtuple` generate.
+    """
+    if code.co_filename == "<string>" and code.co_name in ("__init__", "__new__"):
+        return True
+    operations = {instruction.opname for instruction in dis.get_instructions(code)}
+    changes = ("STORE_ATTR", "STORE_SUBSCR", "STORE_GLOBAL", "STORE_DEREF")
+    changes += ("DELETE_ATTR", "DELETE_SUBSCR", "DELETE_GLOBAL")
+    names = set(code.co_names)
+    return not operations & set(changes) and not names & (watching.CHANGES | {"setattr"})
 
 
 def _all_functions() -> List[types.FunctionType]:

@@ -206,7 +206,14 @@ class Prepared:
         except Exception:
             request.args, request.kwargs = given
         try:
-            subject.alone(i, module)
+            try:
+                subject.alone(i, module)
+            except Problem:
+                if module is subject.module:
+                    raise
+                # A copy may not work, as one whose hooks know the original.
+                module = subject.module
+                subject.alone(i, module)
         except Problem as problem:
             if subject.grad or "grad" not in str(problem):
                 raise

@@ -14,6 +14,10 @@ from .values import OPAQUE, attributes, frozen, frozen_reduced, frozen_tensor
 # Not more objects than this: a model that holds a data set holds millions.
 MOST = 200_000
 
+# Objects of these modules are made for threads, or are no state of a model's.
+_SAFE = {"queue", "_queue", "_thread", "threading", "logging", "_contextvars", "weakref", "_weakref"}
+_SAFE |= {"re", "enum", "concurrent.futures.thread", "multiprocessing.synchronize"}
+
 _LEAVES = (
     *(int, float, bool, str, bytes, complex, type(None), range, slice, type),
     *(torch.Size, torch.dtype, torch.device),
@@ -94,7 +98,7 @@ def walk(module: torch.nn.Module, extra: List[Node]) -> List[Node]:
             continue
         known.add(id(value))
         nodes.append(node)
-        if isinstance(value, torch.Tensor):
+        if isinstance(value, torch.Tensor) or type(value).__module__ in _SAFE:
             continue
         is_new = isinstance(value, torch.nn.Module) and value is not node.module
         holder, owner, start = node.module, node.owner, node.path
@@ -157,6 +161,8 @@ def _names(code: types.CodeType) -> Set[str]:
 
 def shallow(value: Any, with_tensors: bool) -> Any:  # noqa: ANN401
     """What an object holds itself, such that a change shows: identities, and plain values."""
+    if type(value).__module__ in _SAFE:
+        return None
     if isinstance(value, torch.Tensor):
         if not with_tensors:
             try:
@@ -242,15 +248,13 @@ def is_opaque(value: Any) -> bool:  # noqa: ANN401
         return False
     if callable(value) and not isinstance(value, _STATEFUL):
         return False
-    if type(value).__module__ in _KNOWN:
+    if type(value).__module__ in _SAFE:
         return False
     shown = frozen(value, depth=1)
     return isinstance(shown, tuple) and shown[0] == OPAQUE
 
 
 _STATEFUL = (torch.ScriptObject,) if hasattr(torch, "ScriptObject") else ()
-# Types of these modules hold no state of a model's, or are safe to share.
-_KNOWN = {"_thread", "threading", "_contextvars", "weakref", "_weakref", "re", "logging", "enum"}
 
 
 def sources_of_chance() -> Dict[str, Any]:

@@ -26,7 +26,7 @@ SlotKey = Tuple[int, Optional[str]]  # the id of a container, and a key
 
 _REGISTERS = ("_parameters", "_buffers", "_modules")
 _CONTAINERS = (dict, list, set, collections.deque)
-_CHANGES = frozenset(
+CHANGES = frozenset(
     "append appendleft extend extendleft insert remove pop popleft clear sort reverse rotate "
     "update popitem setdefault move_to_end subtract add discard intersection_update "
     "difference_update symmetric_difference_update __setitem__ __delitem__ fill put resize "
@@ -336,7 +336,7 @@ def method(owner: Any, name: str) -> Any:  # noqa: ANN401
         listener.reading(owner, CONTENT, owner)
         return getattr(owner, name)
     if isinstance(owner, _CONTAINERS) or where_content_is(owner) is not None:
-        if name in _CHANGES:
+        if name in CHANGES:
             return _Change(listener, owner, name)
         listener.reading(owner, CONTENT, owner)
         return getattr(owner, name)
