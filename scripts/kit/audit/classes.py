@@ -35,13 +35,13 @@ class Module:
 class Program:
     """The files that are audited, and those of PyG that they import."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path | None) -> None:
         self.root = root
         self._modules: dict[str, Module | None] = {}
 
     def add(self, file: Path) -> Module:
         """Reads a file; its module is named after its place in its package."""
-        if file.is_relative_to(self.root):
+        if self.root is not None and file.is_relative_to(self.root):
             parts = list(file.relative_to(self.root).with_suffix("").parts)
         else:
             parts = [file.stem]
@@ -65,8 +65,9 @@ class Program:
                 f"{file} does not parse ({error}). Expected Python that this interpreter can "
                 f"read: repair the file, or leave it out."
             ) from None
-        inside = file.is_relative_to(self.root)
-        shown = file.relative_to(self.root) if inside else file
+        shown = file
+        if self.root is not None and file.is_relative_to(self.root):
+            shown = file.relative_to(self.root)
         module = self._modules[name] = Module(name, shown.as_posix())
         package = name if file.name == "__init__.py" else name.rpartition(".")[0]
         for node in _top_level(tree.body):
@@ -76,6 +77,8 @@ class Program:
     def _module(self, name: str) -> Module | None:
         if name not in self._modules:
             self._modules[name] = None
+            if self.root is None:
+                return None
             path = self.root.joinpath(*name.split("."))
             candidates = (path / "__init__.py", path.with_suffix(".py"))
             # Only PyG: beside it in site-packages lies torch, which is not audited.

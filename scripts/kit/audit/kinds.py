@@ -76,12 +76,19 @@ class Reviewed:
     attribute: str
     kind: Kind
     reason: str
+    only_if_used: bool = False
 
 
 def load_reviewed() -> tuple[Reviewed, ...]:
     """Reads `audit.toml`."""
     return tuple(
-        Reviewed(entry["class"], entry["attribute"], Kind(entry["kind"]), entry["reason"])
+        Reviewed(
+            entry["class"],
+            entry["attribute"],
+            Kind(entry["kind"]),
+            entry["reason"],
+            entry.get("only_if_used", False),
+        )
         for entry in releases.read_toml(TABLE).get("reviewed", [])
     )
 

@@ -36,19 +36,20 @@ def audit_tree(root: Path, package: str = "torch_geometric/nn") -> list[Write]:
 
 
 def audit_files(
-    root: Path, files: Iterable[Path], entries: Sequence[str] = ENTRIES
+    root: Path | None, files: Iterable[Path], entries: Sequence[str] = ENTRIES
 ) -> list[Write]:
     """Audits the modules in some files, such as a user's own models.
 
     Args:
-        root: The directory that holds `torch_geometric/`, where bases are looked up.
+        root: The directory that holds `torch_geometric/`, where bases are looked up; None where
+            there is no PyG.
         files: What to audit.
         entries: The methods that are called from outside.
 
     Raises:
         TreeError: If there is no PyG, or a file does not parse.
     """
-    if not (root / releases.VERSION_FILE).is_file():
+    if root is not None and not (root / releases.VERSION_FILE).is_file():
         raise TreeError(
             f"{root} holds no PyG: expected a directory with {releases.VERSION_FILE} in it, "
             f"such as a checkout, an unpacked sdist, or site-packages."

@@ -140,13 +140,9 @@ def places_of(write: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _of_writes(report: Mapping[str, Any]) -> Iterator[Reason]:
-    static = {
-        (entry["class"], entry["attribute"]): entry["kind"] for entry in report.get("static", ())
-    }
     some_confirmed = any(write["verdict"] == "confirmed" for write in report["writes"])
     for write in report["writes"]:
-        name, places = name_of(write), places_of(write)
-        verdict, kind = write["verdict"], write.get("kind", static.get((write["class"], write["attribute"])))
+        name, places, verdict = name_of(write), places_of(write), write["verdict"]
         if verdict == "confirmed":
             text = f"Threads take each other's {name}: {write['reason']}."
             yield Reason(Cause.MIXED_UP, text, name, places)
@@ -159,12 +155,18 @@ def _of_writes(report: Mapping[str, Any]) -> Iterator[Reason]:
         elif verdict == "with others" and not some_confirmed:
             text = f"Threads take each other's values, {name} among them: {write['reason']}."
             yield Reason(Cause.MIXED_UP, text, name, places)
-        elif verdict == "first call" and write["depends_on_input"] and kind not in _HARMLESS_FIRST:
+        elif verdict == "first call" and _may_come_again(write):
             text = (
-                f"The first call writes {name}, what it writes depends on the request, and no "
-                f"later call wrote it again on these inputs: others may, of another size."
+                f"Only first calls wrote {name} on these inputs, and what they write depends on "
+                f"the call: others may write it again, such as inputs of another size."
             )
             yield Reason(Cause.UNTRIED, text, name, places)
+
+
+def _may_come_again(write: Mapping[str, Any]) -> bool:
+    """Whether what a first call wrote may be written again by later ones."""
+    kind = write.get("kind", "")
+    return kind == "race" or (bool(write["depends_on_input"]) and kind not in _HARMLESS_FIRST)
 
 
 _HARMLESS_FIRST = ("lazy initialisation", "cache by key", "idempotent", "cache by request")
@@ -234,19 +236,17 @@ def _of_what_was_not_seen(report: Mapping[str, Any]) -> Iterator[Reason]:
 
 def _of_source(report: Mapping[str, Any]) -> Iterator[Reason]:
     """What the source can write, and the run neither did nor ruled out."""
-    seen = {name_of(write): write for write in report["writes"]}
-    for entry in report.get("static", ()):
-        if entry["kind"] != "race":
-            continue
-        name = f"{entry['class']}.{entry['attribute']}"
-        write = seen.get(name)
-        if write is not None and write["verdict"] == "refuted" and write["same"]:
+    for write in report["writes"]:
+        if write.get("kind") == "race" and write["verdict"] == "refuted" and write["same"]:
             text = (
-                f"{name} depends on the call by its source, and every call wrote the same value "
-                f"on these inputs: use inputs that differ more, in their sizes, too."
+                f"{name_of(write)} depends on the call by its source, and every call wrote the "
+                f"same value on these inputs: use inputs that differ more, in their sizes, too."
             )
-            yield Reason(Cause.UNREACHED, text, name, tuple(entry["written"]))
-        elif write is None and not entry["ran"] and entry["depends_on_call"]:
+            yield Reason(Cause.UNREACHED, text, name_of(write), places_of(write))
+    for entry in report.get("static", ()):
+        # A branch that no condition of the call decides was taken by none of them.
+        if entry["kind"] == "race" and not entry["ran"] and entry["conditional"]:
+            name = f"{entry['class']}.{entry['attribute']}"
             text = f"The source can write {name} ({entry['written'][0]}), and these calls did not."
             yield Reason(Cause.UNREACHED, text, name, tuple(entry["written"]))
 
@@ -271,6 +271,8 @@ def _conditions(report: Mapping[str, Any]) -> Iterator[str]:
             f"calls are like these: each one writes {_enumerate(refuted)}, and that changed no "
             f"result"
         )
+    if any(each["class"] == "MessagePassing" for each in report["classes"]):
+        yield "nobody explains it meanwhile: PyG's explainers set masks on its layers"
     if report["compiled"]:
         yield "it was compiled for the shapes of all requests before threads share it"
 

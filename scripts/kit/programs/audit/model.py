@@ -87,7 +87,10 @@ def get_model(given: str) -> torch.nn.Module:
                 given, type(module).__name__
             )
         )
-    return module.eval()
+    try:
+        return module.eval()
+    except NotImplementedError:  # of torch.export: it has one mode
+        return module
 
 
 def get_requests(given: str, method: str) -> List[Request]:
@@ -200,7 +203,8 @@ class Prepared:
         given = request.args, request.kwargs
         if not self.is_lazy:
             # The first call may leave something behind: it is another one's.
-            module = analysis.copy_of(module) or module
+            copied = analysis.copy_of(module)
+            module = module if copied is None else copied
         try:
             request.args, request.kwargs = copy.deepcopy(given)
         except Exception:
