@@ -143,7 +143,13 @@ def _of_writes(report: Mapping[str, Any]) -> Iterator[Reason]:
     some_confirmed = any(write["verdict"] == "confirmed" for write in report["writes"])
     for write in report["writes"]:
         name, places, verdict = name_of(write), places_of(write), write["verdict"]
-        if verdict == "confirmed":
+        if verdict == "confirmed" and _is_in_one_graph(write, report):
+            text = (
+                f"As Python code, threads take each other's {name}. It was compiled into one "
+                f"graph, which may keep the value to itself, and that cannot be watched."
+            )
+            yield Reason(Cause.UNWATCHED, text, name, places)
+        elif verdict == "confirmed":
             text = f"Threads take each other's {name}: {write['reason']}."
             yield Reason(Cause.MIXED_UP, text, name, places)
         elif verdict == "carried":
@@ -161,6 +167,11 @@ def _of_writes(report: Mapping[str, Any]) -> Iterator[Reason]:
                 f"the call: others may write it again, such as inputs of another size."
             )
             yield Reason(Cause.UNTRIED, text, name, places)
+
+
+def _is_in_one_graph(write: Mapping[str, Any], report: Mapping[str, Any]) -> bool:
+    """Whether torch.compile has made one graph of the code that writes an attribute."""
+    return "_orig_mod" in write["submodule"].split(".") and not report["graph_breaks"]
 
 
 def _may_come_again(write: Mapping[str, Any]) -> bool:
@@ -185,8 +196,6 @@ def _of_other_evidence(report: Mapping[str, Any]) -> Iterator[Reason]:
             text = f"Two calls wait for each other's lock forever: {one} and {other}."
             yield Reason(Cause.DEADLOCK, text, places=(one, other))
     for change in report["scripted"]:
-        if change["in_training"]:
-            continue
         name, place = f"{change['class']}.{change['attribute']}", f"{change['file']}:{change['line']}"
         text = f"TorchScript code writes {name} ({place}) without Python's lock."
         cause = Cause.UNREACHED if change["conditional"] else Cause.NO_GIL

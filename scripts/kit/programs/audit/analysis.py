@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import itertools
+import sys
 import time
 from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
@@ -55,6 +56,7 @@ class Audit:
         result: Dict[str, Any] = {
             "arguments": arguments,
             "scripted": scripted.read_scripted(subject.module, methods),
+            "graph_breaks": _graph_breaks(),
         }
         plain = subject.results
         try:
@@ -553,9 +555,13 @@ def _shares_objects(subject: Subject) -> bool:
     return any(count > 1 for count in counts.values())
 
 
-def _file_of(cls: type) -> str:
-    import sys
+def _graph_breaks() -> bool:
+    """Whether torch.compile has left Python code between the graphs of a call."""
+    utils = sys.modules.get("torch._dynamo.utils")
+    return bool(utils is not None and sum(utils.counters["graph_break"].values()))
 
+
+def _file_of(cls: type) -> str:
     module = sys.modules.get(cls.__module__)
     return getattr(module, "__file__", None) or "<unknown>.py"
 

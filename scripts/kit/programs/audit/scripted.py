@@ -6,7 +6,7 @@ is at hand as a graph, so nothing needs to be met by luck.
 """
 
 import re
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 import torch
 
@@ -38,19 +38,23 @@ def read_scripted(module: torch.nn.Module, methods: List[str]) -> List[Dict[str,
     """
     changes: Dict[Tuple[Any, ...], Dict[str, Any]] = {}
     for path, child in scripted_modules(module):
-        for method in methods if not path else ["forward"]:
-            graph = _graph_of(child, method)
-            for change in _changes(graph.block() if hasattr(graph, "block") else graph, child, []):
+        for graph in _graphs_of(child, ["forward"] if path else methods):
+            for change in _changes(graph, child, []):
                 change["submodule"] = ".".join(filter(None, (path, change["submodule"])))
                 key = (change["submodule"], change["attribute"], change["file"], change["line"])
                 changes.setdefault(key, change)
     return list(changes.values())
 
 
-def _graph_of(module: Any, method: str) -> Any:  # noqa: ANN401
-    called = getattr(module, method, None)
-    graph = getattr(called, "inlined_graph", None)
-    return graph if graph is not None else module.inlined_graph
+def _graphs_of(module: Any, methods: List[str]) -> List[Any]:  # noqa: ANN401
+    """The graphs of some methods, those of each overload, with all that they call inside."""
+    graphs = []
+    for name in module._c._method_names():
+        if name in methods or any(name.startswith(method + "__") for method in methods):
+            graph = module._c._get_method(name).graph.copy()
+            torch._C._jit_pass_inline(graph)
+            graphs.append(graph)
+    return graphs
 
 
 def _changes(block: Any, module: Any, conditions: List[Any]) -> Iterator[Dict[str, Any]]:  # noqa: ANN401
@@ -64,9 +68,48 @@ def _changes(block: Any, module: Any, conditions: List[Any]) -> Iterator[Dict[st
             if path:
                 yield _change(node, module, path[:-1], path[-1], conditions)
         for n, inner in enumerate(node.blocks()):
+            if kind != "prim::If":
+                yield from _changes(inner, module, conditions)
+                continue
             # The first block of an `if` is the one where the condition holds.
-            around = [*conditions, inputs[0] if n == 0 else None] if kind == "prim::If" else conditions
-            yield from _changes(inner, module, around)
+            holds = _evaluate(inputs[0], module)
+            if holds is None or bool(holds) == (n == 0):
+                yield from _changes(inner, module, conditions if holds is not None else [*conditions, n])
+
+
+_UNKNOWN = object()
+
+
+def _evaluate(value: Any, module: Any) -> Any:  # noqa: ANN401
+    """A condition that depends on no argument; None where it does, or is not understood."""
+    known = _value_of(value, module)
+    return None if known is _UNKNOWN else bool(known)
+
+
+def _value_of(value: Any, module: Any) -> Any:  # noqa: ANN401
+    node = value.node()
+    kind = node.kind()
+    inputs = list(node.inputs())
+    if kind == "prim::Constant":
+        return value.toIValue()
+    if kind == "prim::GetAttr":
+        owner: Any = module
+        for name in _path_of(value) or ["<unknown>"]:
+            owner = getattr(owner, name, _UNKNOWN)
+        return owner
+    parts = [_value_of(part, module) for part in inputs] if kind in _OPERATORS else [_UNKNOWN]
+    if any(part is _UNKNOWN for part in parts):
+        return _UNKNOWN
+    return _OPERATORS[kind](*parts)
+
+
+_OPERATORS: Dict[str, Callable[..., Any]] = {
+    "aten::__not__": lambda one: not one,
+    "aten::__is__": lambda one, other: one is other,
+    "aten::__isnot__": lambda one, other: one is not other,
+    "aten::eq": lambda one, other: one == other,
+    "aten::ne": lambda one, other: one != other,
+}
 
 
 def _path_of(value: Any) -> Optional[List[str]]:  # noqa: ANN401
@@ -99,14 +142,5 @@ def _change(
         "attribute": name,
         "file": shown_file(match.group(1)) if match else None,
         "line": int(match.group(2)) if match else None,
-        "in_training": any(_is_training(value) for value in conditions),
         "conditional": bool(conditions),
     }
-
-
-def _is_training(condition: Any) -> bool:  # noqa: ANN401
-    """Whether a condition is that the module is in training."""
-    if condition is None:
-        return False
-    node = condition.node()
-    return bool(node.kind() == "prim::GetAttr" and node.s("name") == "training")
