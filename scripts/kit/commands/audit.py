@@ -39,7 +39,11 @@ def _model_options(command: Any) -> Any:  # noqa: ANN401
     """Adds the options of the audit of a model."""
     for option in (
         click.option(
-            "--json", "as_json", is_flag=True, help="Print all of it as JSON, for a program."
+            "--json",
+            "json_file",
+            type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
+            metavar="FILE",
+            help="Write all of it as JSON, too; with -, print that alone.",
         ),
         click.option(
             "--allow",
@@ -109,7 +113,7 @@ def audit(
     grad: bool,
     tolerance: float,
     allow: tuple[str, ...],
-    as_json: bool,
+    json_file: Path | None,
     installed: bool,
     tree: Path | None,
     static: bool,
@@ -148,7 +152,7 @@ def audit(
     elif model and inputs:
         options = Options(methods, calls, grad, tolerance)
         user_python = running.user_python(python)
-        _audit_model(catalogue, user_python, (model, inputs), options, allowed, (show_all, as_json))
+        _audit_model(catalogue, user_python, (model, inputs), options, allowed, (show_all, json_file))
     else:
         with tempfile.TemporaryDirectory(prefix="pyg-threadsafe-") as name, progress() as notify:
             source = source_of(kind, git_url, offline, notify)
@@ -165,7 +169,7 @@ def audit(
                 path=not installed,
             )
         _show_survey(
-            result, catalogue, release, root if version is None else None, (show_all, as_json), allowed
+            result, catalogue, release, root if version is None else None, (show_all, json_file), allowed
         )
 
 
@@ -237,19 +241,17 @@ def _show_survey(
     catalogue: Catalogue,
     release: Release | None,
     tree: Path | None,
-    how: tuple[bool, bool],
+    how: tuple[bool, Path | None],
     allowed: frozenset[str],
 ) -> None:
-    show_all, as_json = how
+    show_all, json_file = how
     racing = [finding for finding in result.findings if finding.races]
     left_out = [finding for finding in racing if finding.only_if_used]
     allowed_ones = [f for f in racing if is_allowed(f"{f.cls}.{f.attribute}", allowed)]
     races = [finding for finding in racing if finding not in (*left_out, *allowed_ones)]
     names = sorted({finding.cls for finding in races})
-    if as_json:
-        data = {"races": names, "left_out": sorted({f.cls for f in left_out}), **asdict(result)}
-        click.echo(json.dumps(data, indent=1))
-    else:
+    data = {"races": names, "left_out": sorted({f.cls for f in left_out}), **asdict(result)}
+    if not _write_json(json_file, data):
         _print_survey(result, release, races, show_all)
         if races:
             out.print(Text("What to do", style="bold"))
@@ -336,7 +338,37 @@ def _show_tree_advice(
     out.print(Text("    with lock:\n        result = model(...)"))
 
 
+def _write_json(file: Path | None, data: dict[str, Any]) -> bool:
+    """Writes data as JSON if a file is named, and says whether that was the standard output."""
+    if file is None:
+        return False
+    text = json.dumps(data, indent=1)
+    if str(file) == "-":
+        click.echo(text)
+        return True
+    try:
+        file.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"--json {file}: it cannot be written ({error.strerror}).") from None
+    return False
+
+
 # A model.
+
+
+def as_data(
+    verdict: Verdict, what_to_do: Sequence[advice.Advice], report: dict[str, Any]
+) -> dict[str, Any]:
+    """All that is known of a model, for JSON."""
+    return {
+        "verdict": verdict.word.value,
+        "reasons": [{**asdict(each), "cause": each.cause.value} for each in verdict.reasons],
+        "conditions": list(verdict.conditions),
+        "basis": verdict.basis,
+        "allowed": list(verdict.allowed),
+        "advice": [asdict(each) for each in what_to_do],
+        "report": report,
+    }
 
 
 def _audit_model(
@@ -345,9 +377,9 @@ def _audit_model(
     names: tuple[str, str],
     options: Options,
     allowed: frozenset[str],
-    how: tuple[bool, bool],
+    how: tuple[bool, Path | None],
 ) -> None:
-    show_all, as_json = how
+    show_all, json_file = how
     model, inputs = names
     with progress() as notify:
         notify(f"Running {model} with {python} ...")
@@ -356,18 +388,7 @@ def _audit_model(
     known = patching.identify(root, catalogue) if root is not None else []
     verdict = judge(report, allowed)
     what_to_do = advice.advise(verdict, report, catalogue, known[-1] if known else None, root)
-    if as_json:
-        data = {
-            "verdict": verdict.word.value,
-            "reasons": [{**asdict(each), "cause": each.cause.value} for each in verdict.reasons],
-            "conditions": verdict.conditions,
-            "basis": verdict.basis,
-            "allowed": verdict.allowed,
-            "advice": [asdict(each) for each in what_to_do],
-            "report": report,
-        }
-        click.echo(json.dumps(data, indent=1))
-    else:
+    if not _write_json(json_file, as_data(verdict, what_to_do, report)):
         _show_verdict(model, verdict, report, show_all)
         if what_to_do:
             out.print(Text("What to do", style="bold"))
