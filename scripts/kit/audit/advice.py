@@ -239,6 +239,3 @@ def _lock(to_come: bool) -> Advice:
         f"{'Until then' if to_come else 'Or'}, {text}",
         ("lock = threading.Lock()  # one a model", "with lock:", "    result = model(...)"),
     )
-
-
-

@@ -15,6 +15,8 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 @dataclass(eq=False)
 class Class:
+    """A class, and its methods."""
+
     module: "Module"
     node: ast.ClassDef
     # By name; a setter is `name.setter`.
@@ -23,6 +25,8 @@ class Class:
 
 @dataclass(eq=False)
 class Module:
+    """A file, and what its names stand for."""
+
     name: str
     file: str
     classes: list[Class] = field(default_factory=list)
@@ -88,7 +92,9 @@ class Program:
                         return self._read(name, file)
         return self._modules[name]
 
-    def resolve(self, module: Module, name: str, seen: tuple[str, ...] = ()) -> Class | Function | str:
+    def resolve(
+        self, module: Module, name: str, seen: tuple[str, ...] = ()
+    ) -> Class | Function | str:
         """What a dotted name in a module stands for; itself, in full, where that is not known."""
         head, _, rest = name.partition(".")
         if f"{module.name}:{name}" in seen:

@@ -360,4 +360,5 @@ def key_of(node: ast.expr) -> str:
 
 
 def is_in_place(name: str) -> bool:
+    """Whether a method or function of torch changes its tensor, by its name."""
     return re.fullmatch(r"[a-z]\w*[a-z0-9]_", name) is not None

@@ -1,7 +1,6 @@
 """What a write to `self` means to threads that share the object: its kind, and why."""
 
 import enum
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,9 +149,7 @@ def classify(
         return kind, _REASONS[kind]
     changed = {".".join(other.path) for other in every}
     alike = [w for w in every if w.path == write.path and _settled(w, every) is None]
-    varies = any(
-        w.value.varies or w.value.needs & changed or ALWAYS not in w.guards for w in alike
-    )
+    varies = any(w.value.varies or w.value.needs & changed or ALWAYS not in w.guards for w in alike)
     if not varies and len({(w.how, w.text) for w in alike}) == 1:
         return Kind.IDEMPOTENT, "Every call writes the same: nothing in it depends on the call."
     why = "The value depends on the call" if varies else "One call writes different values"

@@ -167,7 +167,12 @@ def report_of_death(died: ProgramDied) -> dict[str, Any]:
         **{"python": "", "torch": "", "torch_geometric": None, "gil": True, "requests": 0},
         **{"methods": [], "modules": 0, "classes": [], "lazy": False, "grad": False},
         **{"tolerance": 0.0, "one_shape": False, "compiled": False, "notes": []},
-        **{"arguments": {"changed": False, "shared": False}, "scripted": [], "writes": [], "graph_breaks": False},
+        **{
+            "arguments": {"changed": False, "shared": False},
+            "scripted": [],
+            "writes": [],
+            "graph_breaks": False,
+        },
         **{"first_calls_differ": False, "locks": [], "explored": None, "unwatched": []},
         **{"ran_lines": {}, "stress": stress, "nondeterministic": False, "carried": False},
         **{"random": [], "watched": {"functions": 0, "files": [], "modules": 0}},

@@ -39,6 +39,8 @@ class Value:
 
 @dataclass(frozen=True)
 class RawWrite:
+    """A write to `self`, before it is known what else the class does."""
+
     path: Path
     line: int
     how: str

@@ -39,7 +39,7 @@ def run_program(
     tree: Path | None = None,
     home: Path | None = None,
     notify: Callable[[str], None] = lambda message: None,
-) -> Any:  # noqa: ANN401
+) -> dict[str, Any]:
     """Runs `programs/audit`, and returns what it printed.
 
     Args:
@@ -83,7 +83,8 @@ def run_program(
         )
     if status != 0:
         raise ToolError(f"The audit could not be run with {python}: {last_lines(text)}")
-    return json.loads(output.splitlines()[-1])
+    printed: dict[str, Any] = json.loads(output.splitlines()[-1])
+    return printed
 
 
 def find_installed(python: Path) -> Path | None:

@@ -44,7 +44,9 @@ class Finding:
     def only_if_used(self) -> bool:
         """Whether a person has found that it matters to nobody but who uses this very class."""
         return any(
-            entry.cls == self.cls and entry.attribute in (self.attribute, "*") and entry.only_if_used
+            entry.cls == self.cls
+            and entry.attribute in (self.attribute, "*")
+            and entry.only_if_used
             for entry in load_reviewed()
         )
 
@@ -183,5 +185,3 @@ def _is_reviewed(finding: Finding) -> bool:
 
 def _places(places: Iterable[Sequence[Any]]) -> tuple[str, ...]:
     return tuple(f"{file}:{line} ({function})" for file, line, function in places)
-
-

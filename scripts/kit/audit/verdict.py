@@ -196,13 +196,20 @@ def _of_other_evidence(report: Mapping[str, Any]) -> Iterator[Reason]:
             text = f"Two calls wait for each other's lock forever: {one} and {other}."
             yield Reason(Cause.DEADLOCK, text, places=(one, other))
     for change in report["scripted"]:
-        name, place = f"{change['class']}.{change['attribute']}", f"{change['file']}:{change['line']}"
+        name, place = (
+            f"{change['class']}.{change['attribute']}",
+            f"{change['file']}:{change['line']}",
+        )
         text = f"TorchScript code writes {name} ({place}) without Python's lock."
         cause = Cause.UNREACHED if change["conditional"] else Cause.NO_GIL
         yield Reason(cause, text, name, (place,))
     explored = report["explored"]
     if explored and explored["reason"]:
-        about = f", and calls use the generator of {', '.join(report['random'])}" if report["random"] else ""
+        about = (
+            f", and calls use the generator of {', '.join(report['random'])}"
+            if report["random"]
+            else ""
+        )
         yield Reason(Cause.WRONG, f"Calls disturb each other: {explored['reason']}{about}.")
     if report["arguments"]["changed"] and report["arguments"]["shared"]:
         text = "A call changes its arguments in place, and the inputs share what it changes."
@@ -212,9 +219,13 @@ def _of_other_evidence(report: Mapping[str, Any]) -> Iterator[Reason]:
 def _of_stress(stress: Mapping[str, Any]) -> Iterator[Reason]:
     about = f"of {stress['calls']} calls by {stress['threads']} threads"
     if stress["died"]:
-        yield Reason(Cause.DIED, f"The process died of {stress['died']} while threads called the model.")
+        yield Reason(
+            Cause.DIED, f"The process died of {stress['died']} while threads called the model."
+        )
     if stress["hung"]:
-        yield Reason(Cause.HUNG, f"{stress['hung']} of {stress['threads']} threads never came back.")
+        yield Reason(
+            Cause.HUNG, f"{stress['hung']} of {stress['threads']} threads never came back."
+        )
     if stress["crashed"]:
         errors = f": {stress['errors'][0]}" if stress["errors"] else ""
         yield Reason(Cause.CRASHED, f"{stress['crashed']} {about} raised an error{errors}.")
@@ -227,7 +238,9 @@ def _of_what_was_not_seen(report: Mapping[str, Any]) -> Iterator[Reason]:
     if report["nondeterministic"] and not report["carried"]:
         if report["random"]:
             generators = ", ".join(report["random"])
-            text = f"Calls draw random numbers ({generators}), so their results could not be compared."
+            text = (
+                f"Calls draw random numbers ({generators}), so their results could not be compared."
+            )
         else:
             text = (
                 "The same call returns another result each time, and the cause is not known: the "
@@ -300,7 +313,7 @@ def _basis(report: Mapping[str, Any]) -> str:
     seconds = "" if stress["seconds"] is None else f" in {stress['seconds']} s"
     return (
         f"{methods} of {report['requests']} requests; {watched['modules']} modules and "
-        f"{watched['functions']} functions of {len(watched['files'])} files watched; {forced} calls "
-        f"forced to interleave at what is written, {explored} at other lines; {stress['calls']} "
-        f"calls by {stress['threads']} threads{seconds}"
+        f"{watched['functions']} functions of {len(watched['files'])} files watched; {forced} "
+        f"calls forced to interleave at what is written, {explored} at other lines; "
+        f"{stress['calls']} calls by {stress['threads']} threads{seconds}"
     )

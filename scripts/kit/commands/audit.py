@@ -12,11 +12,12 @@ import click
 from rich.text import Text
 
 from kit import environments, pages, patching, releases, sources
-from kit.audit import advice, page, running, survey
+from kit.audit import advice, page, running, survey, text
 from kit.audit.model import Options, audit_model
 from kit.audit.verdict import Verdict, Word, is_allowed, judge
 from kit.console import (
     EXIT_CODES,
+    Command,
     find_python,
     out,
     print_path,
@@ -28,14 +29,8 @@ from kit.console import (
 from kit.errors import ProofError, TreeError, UsageError
 from kit.releases import Catalogue, Release
 
-_HEADLINES = {
-    Word.SAFE: "Safe: no call took what another one had written",
-    Word.NOT_SAFE: "Not safe",
-    Word.NOT_SHOWN: "Not shown to be safe: nothing went wrong, but not all could be ruled out",
-}
 
-
-def _model_options(command: Any) -> Any:  # noqa: ANN401
+def _model_options(command: Command) -> Command:
     """Adds the options of the audit of a model."""
     for option in (
         click.option(
@@ -100,7 +95,9 @@ def _model_options(command: Any) -> Any:  # noqa: ANN401
 )
 @click.option("--static", is_flag=True, help="Read the sources alone, and run nothing.")
 @click.option("--all", "show_all", is_flag=True, help="Show what threads can live with, too.")
-@click.option("--survey", "all_releases", is_flag=True, help="Audit every release, into docs/audit.md.")
+@click.option(
+    "--survey", "all_releases", is_flag=True, help="Audit every release, into docs/audit.md."
+)
 @click.option("--render", is_flag=True, help="Make docs/audit.md anew from docs/audit.json.")
 @source_options
 @torch_options
@@ -152,7 +149,9 @@ def audit(
     elif model and inputs:
         options = Options(methods, calls, grad, tolerance)
         user_python = running.user_python(python)
-        _audit_model(catalogue, user_python, (model, inputs), options, allowed, (show_all, json_file))
+        _audit_model(
+            catalogue, user_python, (model, inputs), options, allowed, (show_all, json_file)
+        )
     else:
         with tempfile.TemporaryDirectory(prefix="pyg-threadsafe-") as name, progress() as notify:
             source = source_of(kind, git_url, offline, notify)
@@ -169,7 +168,12 @@ def audit(
                 path=not installed,
             )
         _show_survey(
-            result, catalogue, release, root if version is None else None, (show_all, json_file), allowed
+            result,
+            catalogue,
+            release,
+            root if version is None else None,
+            (show_all, json_file),
+            allowed,
         )
 
 
@@ -258,7 +262,9 @@ def _show_survey(
             _show_tree_advice(races, catalogue, release, tree)
         for finding in dict.fromkeys(f.cls for f in left_out):
             reason = next(f.reason for f in left_out if f.cls == finding)
-            out.print(Text(f"Not counted, since it matters only to who uses it: {finding}. {reason}"))
+            out.print(
+                Text(f"Not counted, since it matters only to who uses it: {finding}. {reason}")
+            )
         if allowed_ones:
             shown = ", ".join(sorted({f"{f.cls}.{f.attribute}" for f in allowed_ones}))
             out.print(Text(f"Allowed: {shown}"))
@@ -342,12 +348,12 @@ def _write_json(file: Path | None, data: dict[str, Any]) -> bool:
     """Writes data as JSON if a file is named, and says whether that was the standard output."""
     if file is None:
         return False
-    text = json.dumps(data, indent=1)
+    content = json.dumps(data, indent=1)
     if str(file) == "-":
-        click.echo(text)
+        click.echo(content)
         return True
     try:
-        file.write_text(text + "\n", encoding="utf-8")
+        file.write_text(content + "\n", encoding="utf-8")
     except OSError as error:
         raise UsageError(f"--json {file}: it cannot be written ({error.strerror}).") from None
     return False
@@ -389,7 +395,8 @@ def _audit_model(
     verdict = judge(report, allowed)
     what_to_do = advice.advise(verdict, report, catalogue, known[-1] if known else None, root)
     if not _write_json(json_file, as_data(verdict, what_to_do, report)):
-        _show_verdict(model, verdict, report, show_all)
+        for line, style in text.lines_of(model, verdict, report, show_all=show_all):
+            out.print(Text(line, style=style))
         if what_to_do:
             out.print(Text("What to do", style="bold"))
         for each in what_to_do:
@@ -402,74 +409,6 @@ def _audit_model(
         where = f" ({places[0]})" if places else ""
         what = ", ".join(list(dict.fromkeys(about))[:5])
         raise ProofError(f"{verdict.word.value.capitalize()}: {what}{where}.")
-
-
-def _show_verdict(
-    model: str, verdict: Verdict, report: dict[str, Any], show_all: bool
-) -> None:
-    is_safe = verdict.word is Word.SAFE
-    style = "bold green" if is_safe else "bold red"
-    headline = _HEADLINES[verdict.word]
-    conditions = verdict.conditions if is_safe else ()
-    out.print(Text(headline + (", if" if conditions else "."), style=style))
-    for condition in conditions:
-        out.print(Text(f"  - {condition}"))
-    for reason in verdict.reasons:
-        out.print(Text(f"  - {reason.text}"))
-    pyg = f"PyG {report['torch_geometric']}, " if report["torch_geometric"] else ""
-    out.print(
-        Text(
-            f"{model}: {report['modules']} modules; {pyg}torch {report['torch']}, Python "
-            f"{report['python']}"
-        )
-    )
-    out.print(Text(f"It rests on {verdict.basis}."))
-    out.print(Text("Evidence", style="bold"))
-    harmless = 0
-    for write in report["writes"]:
-        if write["same"] and not show_all:
-            harmless += 1
-        else:
-            _show_write(write)
-    if not report["writes"]:
-        out.print("  A call writes nothing that another one can see.")
-    if harmless:
-        out.print(f"  {harmless} more, to which every call writes the same (--all shows them).")
-    stress = report["stress"]
-    ended = f"{stress['right']} right" if stress["compared"] else f"{stress['right']} without an error"
-    out.print(
-        f"  {stress['threads']} threads, {stress['calls']} calls: {ended}, "
-        f"{stress['crashed']} crashed, {stress['silently_wrong']} silently wrong, "
-        f"{stress['hung']} threads hung"
-    )
-    for error in stress["errors"]:
-        out.print(Text(f"    {error}", style="red"))
-    for note in report["notes"]:
-        out.print(Text(f"  {note}"))
-    for file in report["unread"]:
-        out.print(Text(f"  {file} was run, but its source not read: it does not parse here."))
-    if verdict.allowed:
-        out.print(Text(f"  Allowed: {', '.join(verdict.allowed)}"))
-
-
-def _show_write(write: dict[str, Any]) -> None:
-    where = write["submodule"] or "the model itself"
-    more = f" and {len(write['others'])} more" if write["others"] else ""
-    name = Text.assemble("  ", (where + more, "bold"), f" ({write['class']}): {write['attribute']}")
-    out.print(name)
-    for label, places in (("written", write["written"]), ("read", write["read"])):
-        for file, line, function in places[:3]:
-            out.print(Text(f"    {label:8}{file}:{line} ({function})"))
-    forced = write["interleaved"]
-    if write["verdict"] == "confirmed" and forced:
-        text = (
-            f"    forced  {forced['right']} of {forced['calls']} calls right, "
-            f"{forced['crashed']} crashed, {forced['silently_wrong']} silently wrong"
-        )
-        out.print(Text(text, style="red"))
-    else:
-        kind = f" ({write['kind']} by its source)" if write["kind"] else ""
-        out.print(Text(f"    {write['verdict']}{kind}: {write['reason']}", style="dim"))
 
 
 def _survey_all(catalogue: Catalogue, render: bool, kind: str, git_url: str, offline: bool) -> None:

@@ -20,6 +20,7 @@ import json
 import os
 import sys
 import threading
+from pathlib import Path
 from typing import Any, Callable, Dict, List
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -30,7 +31,7 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 import torch
 
-HERE = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120
+HERE = Path(__file__).absolute().parent
 # A module of the user's may have the name of one of ours.
 PACKAGE = "_pyg_threadsafe_audit"
 
@@ -39,9 +40,9 @@ def load_package() -> None:
     """Imports the package that this file is in, under a name of its own."""
     if PACKAGE in sys.modules:
         return
-    file = os.path.join(HERE, "__init__.py")  # noqa: PTH118
+    file = HERE / "__init__.py"
     spec = importlib.util.spec_from_file_location(
-        PACKAGE, file, submodule_search_locations=[HERE]
+        PACKAGE, file, submodule_search_locations=[str(HERE)]
     )
     assert spec is not None and spec.loader is not None
     package = importlib.util.module_from_spec(spec)
@@ -75,7 +76,7 @@ def run(options: argparse.Namespace) -> Dict[str, Any]:
     """Runs a mode."""
     load_package()
     # From here on, what the user imports is the user's.
-    sys.path[:] = [path for path in sys.path if os.path.abspath(path) != HERE]  # noqa: PTH100
+    sys.path[:] = [path for path in sys.path if Path(path).absolute() != HERE]
     if options.mode == "layers":
         from _pyg_threadsafe_audit import layers  # type: ignore[import-not-found,unused-ignore]
 
@@ -83,7 +84,7 @@ def run(options: argparse.Namespace) -> Dict[str, Any]:
         return audit_layers(options.layer, options.calls)
     from _pyg_threadsafe_audit import model  # type: ignore[import-not-found,unused-ignore]
 
-    sys.path.insert(0, os.getcwd())  # noqa: PTH109
+    sys.path.insert(0, str(Path.cwd()))
     result: Dict[str, Any] = model.audit_model(
         options.model,
         options.inputs,

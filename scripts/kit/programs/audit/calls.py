@@ -4,11 +4,9 @@ import contextlib
 import copy
 import dataclasses
 import random
-import re
 import sys
-import threading
 import time
-from typing import Any, Callable, Dict, Iterator, List, Optional, Set, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 import torch
 
@@ -62,7 +60,7 @@ class Subject:
         self.limit = LIMIT
         self.seconds = 0.0
 
-    def call(self, i: int, module: Optional[torch.nn.Module] = None) -> Any:  # noqa: ANN401
+    def call(self, i: int, module: Optional[torch.nn.Module] = None) -> Any:
         """Answers a request, and keeps the result in a form that can be compared."""
         request = self.requests[i]
         args, kwargs = request.args, request.kwargs
@@ -74,7 +72,7 @@ class Subject:
         with torch.enable_grad() if self.grad else torch.no_grad():  # which each thread has to say
             return self.tolerance.keep(method(*args, **kwargs))
 
-    def alone(self, i: int, module: Optional[torch.nn.Module] = None) -> Any:  # noqa: ANN401
+    def alone(self, i: int, module: Optional[torch.nn.Module] = None) -> Any:
         """The same, in one thread: a failure is one of the model's.
 
         Raises:
@@ -89,7 +87,7 @@ class Subject:
         self.limit = max(self.limit, 20 * self.seconds)
         return result
 
-    def is_right(self, i: int, result: Any) -> bool:  # noqa: ANN401
+    def is_right(self, i: int, result: Any) -> bool:
         """Whether a result is the one of the request."""
         return self.tolerance.same(result, self.results[i])
 
@@ -137,51 +135,6 @@ def without_compiler() -> Iterator[None]:
             config.disable = before
 
 
-def copy_of(module: torch.nn.Module) -> Optional[torch.nn.Module]:
-    """A copy of a model, or None where it cannot be copied.
-
-    Locks are not copied but made anew; other objects that refuse to be copied are shared.
-    """
-    shared: List[type] = []
-    for _ in range(5):
-        memo: Dict[int, Any] = {}
-        for value in _parts_of(module, tuple(shared)):
-            makes = [make for make in (threading.Lock, threading.RLock) if type(value) is type(make())]
-            memo[id(value)] = makes[0]() if makes else value
-        try:
-            return copy.deepcopy(module, memo)
-        except TypeError as error:
-            match = re.search(r"(?:pickle|copy) '?([\w.]+)'? object", str(error))
-            kinds = [k for k in _kinds_in(module) if match and _is_named(k, match.group(1))]
-            if not kinds:
-                return None
-            shared += kinds
-        except Exception:
-            return None
-    return None
-
-
-PRIMITIVE_LOCKS = (type(threading.Lock()), type(threading.RLock()))
-
-
-def _is_named(kind: type, name: str) -> bool:
-    return name in (kind.__name__, "{}.{}".format(kind.__module__, kind.__name__))
-
-
-def _kinds_in(module: torch.nn.Module) -> Set[type]:
-    from . import state
-
-    return {type(node.value) for node in state.walk(module, [])}
-
-
-def _parts_of(module: torch.nn.Module, kinds: Tuple[type, ...]) -> Iterator[Any]:
-    from . import state
-
-    for node in state.walk(module, []):
-        if isinstance(node.value, (*PRIMITIVE_LOCKS, *kinds)):
-            yield node.value
-
-
-def shown_arguments(request: Request) -> Any:  # noqa: ANN401
+def shown_arguments(request: Request) -> Any:
     """The arguments of a request, such that a change of them shows."""
     return frozen([list(request.args), request.kwargs])

@@ -8,17 +8,18 @@ import os
 import sys
 import sysconfig
 import types
+from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Set
 
 import torch
 
-from . import rewriting, watching
+from . import rewriting, slots, watching
 from .places import INSIDE, shown_file
 
 # Of torch, only the layers are rewritten: they may write to themselves, as weight_norm does.
-TORCH = os.path.dirname(os.path.abspath(torch.__file__))  # noqa: PTH100, PTH120
+TORCH = str(Path(torch.__file__).parent.absolute())
 _LAYERS = tuple(
-    os.path.join(TORCH, *parts) + os.sep  # noqa: PTH118
+    str(Path(TORCH, *parts)) + os.sep
     for parts in (("nn", "modules"), ("nn", "utils"), ("ao", "nn"))
 )
 # How attributes are looked up, and how a module is called, is watched from outside.
@@ -30,7 +31,7 @@ _ACCESS = {
 
 def _roots(*names: str) -> List[str]:
     paths = (sysconfig.get_paths().get(name) for name in names)
-    return [os.path.abspath(path) + os.sep for path in paths if path]  # noqa: PTH100
+    return [str(Path(path).absolute()) + os.sep for path in paths if path]
 
 
 _LIBRARY = tuple(_roots("stdlib", "platstdlib"))
@@ -45,12 +46,13 @@ def is_watched(file: str) -> bool:
         return False
     if not file.endswith(".py"):
         return True  # made by exec, as by torch.fx, or without a source
-    path = os.path.abspath(file)  # noqa: PTH100
+    path = str(Path(file).absolute())
     if path.startswith(TORCH + os.sep):
         return path.startswith(_LAYERS)
-    if "site-packages" in path or "dist-packages" in path:
-        parts = path.replace("dist-packages", "site-packages").split("site-packages" + os.sep)
-        return parts[-1].split(os.sep)[0] not in _LEFT_OUT
+    parts = Path(file).parts
+    for name in ("site-packages", "dist-packages"):
+        if name in parts:
+            return parts[parts.index(name) + 1] not in _LEFT_OUT
     return not path.startswith(_LIBRARY) or path.startswith(_PACKAGES)
 
 
@@ -118,9 +120,7 @@ class Watched:
         for code in ran - replaced:
             is_module = code.co_name == "<module>" or code.co_filename == INSIDE_MODULE
             if is_watched(code.co_filename) and not is_module and not _is_trivial(code):
-                shown = "{}:{} ({})".format(
-                    shown_file(code.co_filename), code.co_firstlineno, code.co_name
-                )
+                shown = f"{shown_file(code.co_filename)}:{code.co_firstlineno} ({code.co_name})"
                 self.without_source.append(shown)
         self.without_source.sort()
 
@@ -155,10 +155,10 @@ def _is_trivial(code: types.CodeType) -> bool:
     if code.co_filename == "<string>" and code.co_name in ("__init__", "__new__"):
         return True
     operations = {instruction.opname for instruction in dis.get_instructions(code)}
-    changes = ("STORE_ATTR", "STORE_SUBSCR", "STORE_GLOBAL", "STORE_DEREF")
-    changes += ("DELETE_ATTR", "DELETE_SUBSCR", "DELETE_GLOBAL")
+    changes = {"STORE_ATTR", "STORE_SUBSCR", "STORE_GLOBAL", "STORE_DEREF"}
+    changes |= {"DELETE_ATTR", "DELETE_SUBSCR", "DELETE_GLOBAL"}
     names = set(code.co_names)
-    return not operations & set(changes) and not names & (watching.CHANGES | {"setattr"})
+    return not operations & changes and not names & (slots.CHANGES | {"setattr"})
 
 
 def _all_functions() -> List[types.FunctionType]:

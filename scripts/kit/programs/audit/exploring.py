@@ -46,7 +46,7 @@ class Stepped(Held):
         self.places: List[Place] = []
         self._count_of_lines = 0
 
-    def _trace(self, frame: types.FrameType, event: str, _: object) -> Any:  # noqa: ANN401
+    def _trace(self, frame: types.FrameType, event: str, _: object) -> Any:
         if event == "line":
             if self.stop_at is None:
                 name = frame.f_code.co_name
@@ -118,9 +118,7 @@ def explore(subject: Subject, many: bool) -> Dict[str, Any]:
             outcome = _try(subject, i, j, ordinal)
             if outcome:
                 place = shown_place(places[ordinal])
-                reason = "thread 1 was held before {}, thread 2 made a whole call: {}".format(
-                    place, outcome
-                )
+                reason = f"thread 1 was held before {place}, thread 2 made a whole call: {outcome}"
                 return {"points": tried, "left_out": left_out, "reason": reason}
     return {"points": tried, "left_out": left_out, "reason": ""}
 
@@ -139,6 +137,5 @@ def _try(subject: Subject, i: int, j: int, ordinal: int) -> str:
     for number, thread in ((1, one), (2, two)):
         if thread.outcome != RIGHT:
             what = thread.outcome.replace(WRONG, "a silently wrong result")
-            return "thread {} ended with {}".format(number, what)
+            return f"thread {number} ended with {what}"
     return ""
-

@@ -5,12 +5,13 @@ import threading
 import time
 from typing import Any, Dict, List, Optional, Tuple
 
-from . import watching
+from . import listening, slots
 from .calls import Subject
+from .listening import Listener
 from .places import Place, last_line, shown_place
 from .recording import Access, slot_key
+from .slots import UNSET, SlotKey
 from .values import outline
-from .watching import UNSET, Listener, SlotKey
 
 MAX_PAIRS = 64  # of a place in each call, for each slot
 READ, WRITE, LOCK, END = "read", "write", "lock", "end"
@@ -47,7 +48,7 @@ class Held(threading.Thread, Listener):
         self.waited = False
         self.abandoned = False
         self.outcome = HUNG
-        self.other: Optional["Held"] = None
+        self.other: Optional[Held] = None
         self.written = 0  # how often it has changed the slot
         self.took = False  # whether it read what the other one wrote
         self.fresh = False  # whether its own change is the last one
@@ -64,7 +65,7 @@ class Held(threading.Thread, Listener):
         if self.ordinal == -1:
             self._pause()
 
-    def reading(self, container: Any, key: Optional[str], owner: Any) -> Any:  # noqa: ANN401
+    def reading(self, container: Any, key: Optional[str], owner: Any) -> Any:
         """Stops before the read that is sought."""
         slot = slot_key(container, key)
         if slot != self.slot:
@@ -74,7 +75,7 @@ class Held(threading.Thread, Listener):
             self.took = True
         return UNSET
 
-    def wrote(self, container: Any, key: Optional[str], owner: Any, value: Any, how: str) -> None:  # noqa: ANN401
+    def wrote(self, container: Any, key: Optional[str], owner: Any, value: Any, how: str) -> None:
         """Stops after the change that is sought."""
         slot = slot_key(container, key)
         if slot == self.slot:
@@ -85,20 +86,20 @@ class Held(threading.Thread, Listener):
             self._count(WRITE)
         elif key is not None:
             self.alive.append(container)
-            self.own[slot] = watching.DELETED if value is UNSET else value
+            self.own[slot] = slots.DELETED if value is UNSET else value
 
-    def holds(self, value: Any, container: Any, key: Optional[str], owner: Any) -> None:  # noqa: ANN401
+    def holds(self, value: Any, container: Any, key: Optional[str], owner: Any) -> None:
         """A read of what a tensor holds counts as one."""
-        content = watching.where_content_is(value)
+        content = slots.where_content_is(value)
         if content is not None and slot_key(content, None) == self.slot:
             self.reading(content, None, content)
 
-    def acquiring(self, lock: Any) -> None:  # noqa: ANN401
+    def acquiring(self, lock: Any) -> None:
         """Stops before the lock that is sought."""
         if self.point[0] == LOCK and id(lock) == self.slot[0] and self.held:
             self._count(LOCK)
 
-    def waits(self, lock: Any) -> None:  # noqa: ANN401
+    def waits(self, lock: Any) -> None:
         """Tells that another thread has to go on first."""
         self.lock = lock
         if lock is not None:
@@ -112,10 +113,10 @@ class Held(threading.Thread, Listener):
     def run(self) -> None:
         """Calls, and notes how the call ended."""
         try:
-            with watching.listening(self):
+            with listening.listening(self):
                 result = self.subject.call(self.i)
             self.outcome = RIGHT if self.subject.is_right(self.i, result) else WRONG
-        except watching.Abandoned:
+        except listening.Abandoned:
             self.outcome = HUNG
         except BaseException as error:
             self.outcome = last_line(error)
@@ -211,7 +212,7 @@ class Forced:
 
 
 def rank_pairs(subject: Subject, accesses: List[Optional[Access]]) -> List[Tuple[int, int]]:
-    """Which requests to let interleave: those whose mix-up is silent, then those of other shapes."""
+    """Which requests to pair: those whose mix-up is silent, then those of other shapes."""
     requests, shown = subject.requests, subject.tolerance.shown
     results = [shown(result) for result in subject.results]
     outlines = [repr(outline(result)) for result in results]
@@ -221,9 +222,7 @@ def rank_pairs(subject: Subject, accesses: List[Optional[Access]]) -> List[Tuple
         for j, two in enumerate(accesses)
         if i != j and one and (one.reads or one.writes) and two and two.writes
     ]
-    rank = {
-        (i, j): (results[i] == results[j], outlines[i] != outlines[j]) for i, j in pairs
-    }
+    rank = {(i, j): (results[i] == results[j], outlines[i] != outlines[j]) for i, j in pairs}
     pairs.sort(key=lambda pair: rank[pair])
     chosen = pairs[:2] + [pair for pair in pairs[2:] if rank[pair][1]][:1]
     methods = {(requests[i].method, requests[j].method) for i, j in chosen}
@@ -337,9 +336,7 @@ def force_locks(
             other way round.
         locks: The lock that each takes second.
     """
-    threads = [
-        Held(subject, requests[k], (id(locks[k]), None), (LOCK, 0), False) for k in (0, 1)
-    ]
+    threads = [Held(subject, requests[k], (id(locks[k]), None), (LOCK, 0), False) for k in (0, 1)]
     restore = subject.save()
     interleave(threads[0], threads[1], hurry=True)
     restore()

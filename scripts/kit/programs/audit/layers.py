@@ -1,7 +1,7 @@
 """The layers of the PyG on the path, each in every form in which it infers."""
 
-import os
 import sys
+from pathlib import Path
 from typing import Any, Dict, List
 
 from . import analysis
@@ -9,7 +9,7 @@ from .calls import Problem, Request, Subject
 from .model import environment
 from .places import last_line
 
-PROGRAMS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120
+PROGRAMS = str(Path(__file__).parents[1])
 
 
 def audit_layers(names: List[str], calls: int) -> Dict[str, Any]:
@@ -26,7 +26,7 @@ def audit_layers(names: List[str], calls: int) -> Dict[str, Any]:
     if unknown:
         raise Problem(
             "No layer {}: PyG {} and layers.py have {}. Name one of these.".format(
-                ", ".join(unknown), known.torch_geometric.__version__, ", ".join(known.names())
+                ", ".join(unknown), environment()["torch_geometric"], ", ".join(known.names())
             )
         )
     audited: Dict[str, Any] = {}

@@ -10,10 +10,10 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import torch
 
-from . import analysis
+from . import analysis, copying
 from .calls import STOPS, Problem, Request, Subject, shown_arguments
 from .places import shown_file, tail
-from .values import OPAQUE, Tolerance, frozen, opaque_kinds, outline
+from .values import Tolerance, opaque_kinds, outline
 
 NUM_INPUTS = 4
 
@@ -25,31 +25,31 @@ DOCUMENTED = {
 }
 
 
-def find(option: str, given: str) -> Any:  # noqa: ANN401
+def find(option: str, given: str) -> Any:
     """Imports what `package.module:factory` names."""
     module_name, _, path = given.partition(":")
     if not module_name or not path:
         raise Problem(
-            "{} is {!r}, and should be package.module:factory, such as "
-            "serving.models:get_model: a module to import, a colon, and a function in it.".format(
-                option, given
-            )
+            f"{option} is {given!r}, and should be package.module:factory, such as "
+            "serving.models:get_model: a module to import, a colon, and a function in it."
         )
     try:
         value: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name and (module_name + ".").startswith(error.name + "."):
             raise Problem(
-                "{} is {!r}, and there is no module {!r}. It is looked up in the working "
-                "directory, {}, and on PYTHONPATH. Run this where `import {}` works, or set "
-                "PYTHONPATH.".format(option, given, error.name, Path.cwd(), module_name)
+                f"{option} is {given!r}, and there is no module {error.name!r}. It is looked up in "
+                f"the working directory, {Path.cwd()}, and on PYTHONPATH. Run this where "
+                f"`import {module_name}` works, or set PYTHONPATH."
             ) from None
-        raise Problem("The import of {!r} failed:\n{}".format(module_name, tail(error))) from None
+        raise Problem(f"The import of {module_name!r} failed:\n{tail(error)}") from None
     except STOPS as error:
-        raise Problem("The import of {!r} failed:\n{}".format(module_name, tail(error))) from None
+        raise Problem(f"The import of {module_name!r} failed:\n{tail(error)}") from None
     for part in path.split("."):
         if not hasattr(value, part):
-            there = [name for name, each in vars(value).items() if callable(each) and name[0] != "_"]
+            there = [
+                name for name, each in vars(value).items() if callable(each) and name[0] != "_"
+            ]
             raise Problem(
                 "{} is {!r}, and {} has no {!r}. It has {}.".format(
                     option, given, module_name, part, ", ".join(there) or "nothing to call"
@@ -58,21 +58,19 @@ def find(option: str, given: str) -> Any:  # noqa: ANN401
         value = getattr(value, part)
     if not callable(value):
         raise Problem(
-            "{} is {!r}, which is a {}. Name a function that takes no arguments, and returns "
-            "what is to be used.".format(option, given, type(value).__name__)
+            f"{option} is {given!r}, which is a {type(value).__name__}. Name a function that takes "
+            f"no arguments, and returns what is to be used."
         )
     return value
 
 
-def make(option: str, given: str, factory: Callable[[], Any]) -> Any:  # noqa: ANN401
+def make(option: str, given: str, factory: Callable[[], Any]) -> Any:
     """Calls somebody's factory."""
     try:
         return factory()
     except STOPS as error:
         raise Problem(
-            "{}, {}(), was called without arguments, and raised:\n{}".format(
-                option, given, tail(error)
-            )
+            f"{option}, {given}(), was called without arguments, and raised:\n{tail(error)}"
         ) from None
 
 
@@ -83,9 +81,8 @@ def get_model(given: str) -> torch.nn.Module:
     module = factory if isinstance(factory, torch.nn.Module) else make("MODEL", given, factory)
     if not isinstance(module, torch.nn.Module):
         raise Problem(
-            "MODEL, {}(), returned a {}. Return the torch.nn.Module that threads share.".format(
-                given, type(module).__name__
-            )
+            f"MODEL, {given}(), returned a {type(module).__name__}. Return the torch.nn.Module that "
+            f"threads share."
         )
     try:
         return module.eval()
@@ -116,10 +113,10 @@ def get_requests(given: str, method: str) -> List[Request]:
                 "objects with attributes.".format(given, ", ".join(kinds))
             )
         raise Problem(
-            "INPUTS, {}(), returned the same inputs {} times, bit for bit: if threads mixed up "
-            "their calls, nobody could see it. It is called after torch.manual_seed(0) to ({}); "
-            "draw the inputs with torch.rand() and its like, or return other ones in each "
-            "call.".format(given, NUM_INPUTS, NUM_INPUTS - 1)
+            f"INPUTS, {given}(), returned the same inputs {NUM_INPUTS} times, bit for bit: if "
+            f"threads mixed up their calls, nobody could see it. It is called after "
+            f"torch.manual_seed(0) to ({NUM_INPUTS - 1}); draw the inputs with torch.rand() and its "
+            f"like, or return other ones in each call."
         )
     return requests
 
@@ -133,9 +130,7 @@ def find_methods(
         name, _, factory = each.partition("=")
         if not callable(getattr(module, name, None)):
             raise Problem(
-                "--method is {!r}, and {} has no method {!r}.".format(
-                    each, type(module).__name__, name
-                )
+                f"--method is {each!r}, and {type(module).__name__} has no method {name!r}."
             )
         chosen.append((name, factory or inputs, True))
     if chosen:
@@ -143,7 +138,7 @@ def find_methods(
     documented = [
         name
         for cls in type(module).__mro__
-        for name in DOCUMENTED.get("{}.{}".format(cls.__module__, cls.__qualname__), [])
+        for name in DOCUMENTED.get(f"{cls.__module__}.{cls.__qualname__}", [])
     ]
     return [("forward", inputs, not documented), *((name, inputs, False) for name in documented)]
 
@@ -187,7 +182,7 @@ class Prepared:
             if is_named:
                 raise
             last = str(problem).splitlines()[-1]
-            self.notes.append("{}() was not called: it failed on these inputs: {}".format(method, last))
+            self.notes.append(f"{method}() was not called: it failed on these inputs: {last}")
             return
         self.methods.append(method)
 
@@ -203,7 +198,7 @@ class Prepared:
         given = request.args, request.kwargs
         if not self.is_lazy:
             # The first call may leave something behind: it is another one's.
-            copied = analysis.copy_of(module)
+            copied = copying.copy_of(module)
             module = module if copied is None else copied
         try:
             request.args, request.kwargs = copy.deepcopy(given)
@@ -304,6 +299,3 @@ def audit_model(
         "notes": notes,
         **audited,
     }
-
-
-__all__ = ["OPAQUE", "audit_model", "environment", "frozen"]

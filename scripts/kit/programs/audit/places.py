@@ -1,27 +1,21 @@
 """Where in somebody's code something happens, and how that is shown."""
 
-import os
 import sys
 import traceback
 from pathlib import Path
-from typing import Any, FrozenSet, Tuple
+from typing import Any, Tuple
 
 import torch
 
 Place = Tuple[str, int, str]  # file, line, function
 
-_HERE = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120
+_HERE = Path(__file__).parent
 _MODULE = torch.nn.Module.__init__.__code__.co_filename
 _ACCESSORS = frozenset({"__getattribute__", "__getattr__", "__setattr__", "__delattr__"})
 
 
-def _own_files() -> FrozenSet[str]:
-    names = os.listdir(_HERE)  # noqa: PTH208
-    return frozenset(os.path.join(_HERE, name) for name in names)  # noqa: PTH118
-
-
 # The files whose frames are not a place in somebody's code.
-INSIDE = _own_files() | {_MODULE}
+INSIDE = frozenset({*map(str, _HERE.glob("*.py")), _MODULE})
 
 
 def where(depth: int = 1) -> Place:
@@ -49,7 +43,7 @@ def shown_file(file: str) -> str:
 
 def shown_place(place: Place) -> str:
     """A place, in a sentence."""
-    return "{}:{} ({})".format(shown_file(place[0]), place[1], place[2])
+    return f"{shown_file(place[0])}:{place[1]} ({place[2]})"
 
 
 def last_line(error: BaseException) -> str:

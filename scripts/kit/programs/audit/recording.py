@@ -6,19 +6,20 @@ from typing import Any, Dict, List, Optional, Set, Tuple
 
 import torch
 
-from . import state, watching
+from . import listening, slots, state
 from .calls import Subject
+from .listening import Listener
 from .places import Place, where
+from .slots import CONTENT, SlotKey
 from .values import brief, frozen
-from .watching import CONTENT, Listener, SlotKey
 
 _TENSOR = "<tensor>"
 
 
-def slot_key(container: Any, key: Optional[str]) -> SlotKey:  # noqa: ANN401
+def slot_key(container: Any, key: Optional[str]) -> SlotKey:
     """What tells one slot from another: tensors that share their memory have one together."""
     if isinstance(container, torch.Tensor) and key is CONTENT:
-        return watching.storage_of(container) or id(container), _TENSOR
+        return slots.storage_of(container) or id(container), _TENSOR
     return id(container), key
 
 
@@ -67,7 +68,7 @@ class Recorder(Listener):
         self._storages = storages
         self._opaque_types: Dict[type, bool] = {}
 
-    def _find(self, container: Any, key: Optional[str], owner: Any) -> Optional[Access]:  # noqa: ANN401
+    def _find(self, container: Any, key: Optional[str], owner: Any) -> Optional[Access]:
         slot = slot_key(container, key)
         access = self.accesses.get(slot)
         if access is None:
@@ -76,25 +77,25 @@ class Recorder(Listener):
             access = self.accesses[slot] = Access(container, key, owner)
         return access
 
-    def reading(self, container: Any, key: Optional[str], owner: Any) -> Any:  # noqa: ANN401
+    def reading(self, container: Any, key: Optional[str], owner: Any) -> Any:
         """Notes a read."""
         access = self._find(container, key, owner)
         if access is not None:
             access.reads.append(where(3))
             access.read_back |= bool(access.writes)
             access.read_first |= not access.writes
-        return watching.UNSET
+        return slots.UNSET
 
-    def wrote(self, container: Any, key: Optional[str], owner: Any, value: Any, how: str) -> None:  # noqa: ANN401
+    def wrote(self, container: Any, key: Optional[str], owner: Any, value: Any, how: str) -> None:
         """Notes a change."""
         access = self._find(container, key, owner)
         if access is not None:
             access.writes.append(where(3))
-            access.values.append(frozen(None if value is watching.UNSET else value, depth=5))
-            access.texts.append("none" if value is watching.UNSET else brief(value))
+            access.values.append(frozen(None if value is slots.UNSET else value, depth=5))
+            access.texts.append("none" if value is slots.UNSET else brief(value))
             access.how.append(how)
 
-    def holds(self, value: Any, container: Any, key: Optional[str], owner: Any) -> None:  # noqa: ANN401
+    def holds(self, value: Any, container: Any, key: Optional[str], owner: Any) -> None:
         """Notes a read of what a tensor holds, and of an object that cannot be looked at."""
         if isinstance(value, torch.Tensor):
             self.reading(value, CONTENT, value)
@@ -106,7 +107,7 @@ class Recorder(Listener):
         if known:
             self.opaque[id(value)] = value, where(3)
 
-    def acquiring(self, lock: Any) -> None:  # noqa: ANN401
+    def acquiring(self, lock: Any) -> None:
         """Notes in which order locks are taken."""
         self.locks.append((tuple(self.held), lock, where(3)))
 
@@ -120,7 +121,7 @@ def record(
 ) -> Tuple[Any, Recorder]:
     """Answers a request, and returns the result and what the call accessed."""
     recorder = Recorder(storages)
-    with watching.listening(recorder):
+    with listening.listening(recorder):
         result = subject.alone(i, module)
     return result, recorder
 
@@ -131,5 +132,5 @@ def storages_of(nodes: List[state.Node]) -> Set[int]:
     for node in nodes:
         if isinstance(node.value, torch.Tensor):
             with contextlib.suppress(Exception):
-                found.add(watching.storage_of(node.value) or id(node.value))
+                found.add(slots.storage_of(node.value) or id(node.value))
     return found

@@ -10,7 +10,7 @@ of the original: `compile_pairs` returns which one stands in for which.
 import ast
 import builtins
 import types
-from typing import Any, Dict, FrozenSet, List, Optional, Set, Tuple, Union
+from typing import Any, Dict, FrozenSet, List, Optional, Set, Tuple
 
 # What rewritten code calls; watching.py defines them.
 HOOKS = (
@@ -45,7 +45,7 @@ def _text(value: str) -> ast.expr:
     return ast.Constant(value=value, kind=None)
 
 
-def _key(node: Any) -> ast.expr:  # noqa: ANN401
+def _key(node: Any) -> ast.expr:
     """The value of what stands between brackets."""
     kind = type(node).__name__
     if kind == "Index":  # up to Python 3.8
@@ -62,7 +62,7 @@ def _key(node: Any) -> ast.expr:  # noqa: ANN401
     return expression
 
 
-def _locals(node: Any) -> Tuple[Set[str], Set[str]]:  # noqa: ANN401
+def _locals(node: Any) -> Tuple[Set[str], Set[str]]:
     """The names that a function binds itself, and those that it declares global."""
     arguments = node.args
     every = [*getattr(arguments, "posonlyargs", []), *arguments.args, *arguments.kwonlyargs]
@@ -114,7 +114,7 @@ class Rewriter(ast.NodeTransformer):
 
     # Functions and classes.
 
-    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:  # noqa: D102, N802
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
         self._classes.append(node.name)
         inside, self._inside = self._inside, False
         node.body = self._visit_all(node.body)
@@ -122,7 +122,7 @@ class Rewriter(ast.NodeTransformer):
         self._classes.pop()
         return node
 
-    def visit_FunctionDef(self, node: Any) -> Any:  # noqa: ANN401, D102, N802
+    def visit_FunctionDef(self, node: Any) -> Any:
         bound, outer = _locals(node)
         self._scopes.append(bound)
         self._outer.append(outer)
@@ -136,8 +136,8 @@ class Rewriter(ast.NodeTransformer):
         self._scopes.pop()
         return node
 
-    visit_AsyncFunctionDef = visit_FunctionDef  # noqa: N815
-    visit_Lambda = visit_FunctionDef  # noqa: N815
+    visit_AsyncFunctionDef = visit_FunctionDef
+    visit_Lambda = visit_FunctionDef
 
     def _visit_all(self, body: List[Any]) -> List[Any]:
         result: List[Any] = []
@@ -162,19 +162,17 @@ class Rewriter(ast.NodeTransformer):
 
     def _closure(self, name: str) -> ast.expr:
         """A function that does nothing but hold the variable of a closure."""
-        arguments = ast.arguments(
-            args=[ast.arg(arg=MARK, annotation=None)],
-            vararg=None,
-            kwonlyargs=[],
-            kw_defaults=[],
-            kwarg=None,
-            defaults=[],
-        )
-        if "posonlyargs" in ast.arguments._fields:
-            arguments.posonlyargs = []
+        fields: Dict[str, Any] = {
+            "args": [ast.arg(arg=MARK, annotation=None)],
+            **dict.fromkeys(("vararg", "kwarg")),
+            **{name: [] for name in ("kwonlyargs", "kw_defaults", "defaults")},
+        }
+        if "posonlyargs" in ast.arguments._fields:  # from Python 3.8 on
+            fields["posonlyargs"] = []
+        arguments = ast.arguments(**fields)
         return ast.Lambda(args=arguments, body=ast.Name(id=name, ctx=ast.Load()))
 
-    def visit_Name(self, node: ast.Name) -> ast.expr:  # noqa: D102, N802
+    def visit_Name(self, node: ast.Name) -> ast.expr:
         if not self._inside or not isinstance(node.ctx, ast.Load):
             return node
         if node.id in self._nonlocals and self._is_free(node.id):
@@ -210,21 +208,21 @@ class Rewriter(ast.NodeTransformer):
 
     # Statements.
 
-    def visit_Assign(self, node: ast.Assign) -> Any:  # noqa: ANN401, D102, N802
+    def visit_Assign(self, node: ast.Assign) -> Any:
         self.generic_visit(node)
         return self._after(node, node.targets)
 
-    def visit_Delete(self, node: ast.Delete) -> Any:  # noqa: ANN401, D102, N802
+    def visit_Delete(self, node: ast.Delete) -> Any:
         self.generic_visit(node)
         return self._after(node, node.targets)
 
-    def visit_AnnAssign(self, node: ast.AnnAssign) -> Any:  # noqa: ANN401, D102, N802
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> Any:
         node.target = self.visit(node.target)
         if node.value is not None:
             node.value = self.visit(node.value)
         return self._after(node, [node.target] if node.value is not None else [])
 
-    def visit_AugAssign(self, node: ast.AugAssign) -> Any:  # noqa: ANN401, D102, N802
+    def visit_AugAssign(self, node: ast.AugAssign) -> Any:
         if not self._inside or not isinstance(node.target, ast.Name):
             self.generic_visit(node)
             return node
@@ -236,24 +234,24 @@ class Rewriter(ast.NodeTransformer):
             assign.type_comment = None
         return self._after(ast.copy_location(assign, node), [node.target])
 
-    def visit_For(self, node: Any) -> Any:  # noqa: ANN401, D102, N802
+    def visit_For(self, node: Any) -> Any:
         node.iter = self._used(node.iter)
         self.generic_visit(node)
         return node
 
-    def visit_comprehension(self, node: Any) -> Any:  # noqa: ANN401, D102
+    def visit_comprehension(self, node: Any) -> Any:
         node.iter = self._used(node.iter)
         self.generic_visit(node)
         return node
 
-    def visit_With(self, node: ast.With) -> Any:  # noqa: ANN401, D102, N802
+    def visit_With(self, node: ast.With) -> Any:
         self.generic_visit(node)
         for item in node.items if self._inside else []:
             entered = _call("__kit_enter__", item.context_expr)
             item.context_expr = self._replace(item.context_expr, entered)
         return node
 
-    def visit_match_case(self, node: Any) -> Any:  # noqa: ANN401, D102
+    def visit_match_case(self, node: Any) -> Any:
         # A pattern is no expression.
         if node.guard is not None:
             node.guard = self.visit(node.guard)
@@ -262,7 +260,7 @@ class Rewriter(ast.NodeTransformer):
 
     # Expressions.
 
-    def _used(self, node: Any) -> Any:  # noqa: ANN401
+    def _used(self, node: Any) -> Any:
         if not self._inside or not isinstance(node, _SIMPLE):
             return node
         return self._replace(node, _call("__kit_use__", node))
@@ -285,7 +283,7 @@ class Rewriter(ast.NodeTransformer):
             and not any(value.id in scope for scope in self._scopes)
         )
 
-    def visit_Attribute(self, node: ast.Attribute) -> Any:  # noqa: ANN401, D102, N802
+    def visit_Attribute(self, node: ast.Attribute) -> Any:
         if self._inside and self._is_left_alone(node) and isinstance(node.ctx, ast.Load):
             return node
         self.generic_visit(node)
@@ -297,7 +295,7 @@ class Rewriter(ast.NodeTransformer):
         node.value = self._replace(node.value, _call("__kit_target__", node.value))
         return node
 
-    def visit_Subscript(self, node: ast.Subscript) -> Any:  # noqa: ANN401, D102, N802
+    def visit_Subscript(self, node: ast.Subscript) -> Any:
         self.generic_visit(node)
         if not self._inside:
             return node
@@ -306,15 +304,15 @@ class Rewriter(ast.NodeTransformer):
         node.value = self._replace(node.value, _call("__kit_target__", node.value))
         return node
 
-    def visit_Compare(self, node: ast.Compare) -> Any:  # noqa: ANN401, D102, N802
+    def visit_Compare(self, node: ast.Compare) -> Any:
         node.comparators = [
             self._used(right) if isinstance(operator, (ast.In, ast.NotIn)) else right
-            for operator, right in zip(node.ops, node.comparators)  # noqa: B905
+            for operator, right in zip(node.ops, node.comparators)
         ]
         self.generic_visit(node)
         return node
 
-    def visit_Call(self, node: ast.Call) -> Any:  # noqa: ANN401, D102, N802
+    def visit_Call(self, node: ast.Call) -> Any:
         function = node.func
         if not self._inside:
             self.generic_visit(node)
@@ -403,7 +401,7 @@ def _pairs(
     before, after = _inner(old), _inner(new)
     if [code.co_name for code in before] != [code.co_name for code in after]:
         return  # such as an assertion that one of them leaves out
-    for one, other in zip(before, after):  # noqa: B905
+    for one, other in zip(before, after):
         if one.co_freevars == other.co_freevars:
             result[one] = other
         _pairs(one, other, result)
@@ -428,7 +426,7 @@ def compile_pairs(
         original = compile(source, file, "exec", dont_inherit=True)
         variables, modules = find_variables(tree, namespace)
         rewriter = Rewriter(variables, modules, find_nonlocals(tree))
-        rewritten: Union[ast.AST, Any] = ast.fix_missing_locations(rewriter.visit(tree))
+        rewritten: Any = ast.fix_missing_locations(rewriter.visit(tree))
         new = compile(rewritten, file, "exec", dont_inherit=True)
     except (SyntaxError, ValueError, RecursionError):
         return None

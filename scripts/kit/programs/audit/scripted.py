@@ -13,7 +13,9 @@ import torch
 from .places import shown_file
 
 # Operations that give a view of the same memory.
-_VIEWS = re.compile(r"aten::(detach|view|t|transpose|squeeze|unsqueeze|select|slice|expand|permute)$")
+_VIEWS = re.compile(
+    r"aten::(detach|view|t|transpose|squeeze|unsqueeze|select|slice|expand|permute)$"
+)
 _LIST_CHANGES = {"aten::append", "aten::_set_item", "aten::insert", "aten::extend", "aten::clear"}
 _LIST_CHANGES |= {"aten::pop", "aten::Delete", "aten::remove", "aten::setdefault", "aten::update"}
 _LOCATION = re.compile(r'File "([^"]+)", line (\d+)')
@@ -21,12 +23,12 @@ _LOCATION = re.compile(r'File "([^"]+)", line (\d+)')
 
 def scripted_modules(module: torch.nn.Module) -> List[Tuple[str, Any]]:
     """The outermost TorchScript modules of a model, with their paths."""
-    found: List[Tuple[str, Any]] = []
+    outermost: List[Tuple[str, Any]] = []
     for path, child in module.named_modules():
-        if isinstance(child, torch.jit.ScriptModule):
-            if not any(path == p or path.startswith(p + ".") or not p for p, _ in found):
-                found.append((path, child))
-    return found
+        is_inside = any(path.startswith(p + ".") or not p for p, _ in outermost)
+        if isinstance(child, torch.jit.ScriptModule) and not is_inside:
+            outermost.append((path, child))
+    return outermost
 
 
 def read_scripted(module: torch.nn.Module, methods: List[str]) -> List[Dict[str, Any]]:
@@ -46,7 +48,7 @@ def read_scripted(module: torch.nn.Module, methods: List[str]) -> List[Dict[str,
     return list(changes.values())
 
 
-def _graphs_of(module: Any, methods: List[str]) -> List[Any]:  # noqa: ANN401
+def _graphs_of(module: Any, methods: List[str]) -> List[Any]:
     """The graphs of some methods, those of each overload, with all that they call inside."""
     graphs = []
     for name in module._c._method_names():
@@ -57,7 +59,7 @@ def _graphs_of(module: Any, methods: List[str]) -> List[Any]:  # noqa: ANN401
     return graphs
 
 
-def _changes(block: Any, module: Any, conditions: List[Any]) -> Iterator[Dict[str, Any]]:  # noqa: ANN401
+def _changes(block: Any, module: Any, conditions: List[Any]) -> Iterator[Dict[str, Any]]:
     for node in block.nodes():
         kind = node.kind()
         inputs = list(node.inputs())
@@ -74,19 +76,21 @@ def _changes(block: Any, module: Any, conditions: List[Any]) -> Iterator[Dict[st
             # The first block of an `if` is the one where the condition holds.
             holds = _evaluate(inputs[0], module)
             if holds is None or bool(holds) == (n == 0):
-                yield from _changes(inner, module, conditions if holds is not None else [*conditions, n])
+                yield from _changes(
+                    inner, module, conditions if holds is not None else [*conditions, n]
+                )
 
 
 _UNKNOWN = object()
 
 
-def _evaluate(value: Any, module: Any) -> Any:  # noqa: ANN401
+def _evaluate(value: Any, module: Any) -> Any:
     """A condition that depends on no argument; None where it does, or is not understood."""
     known = _value_of(value, module)
     return None if known is _UNKNOWN else bool(known)
 
 
-def _value_of(value: Any, module: Any) -> Any:  # noqa: ANN401
+def _value_of(value: Any, module: Any) -> Any:
     node = value.node()
     kind = node.kind()
     inputs = list(node.inputs())
@@ -112,7 +116,7 @@ _OPERATORS: Dict[str, Callable[..., Any]] = {
 }
 
 
-def _path_of(value: Any) -> Optional[List[str]]:  # noqa: ANN401
+def _path_of(value: Any) -> Optional[List[str]]:
     """The attributes that lead from the module to a value; None where it is none of them."""
     names: List[str] = []
     while True:
@@ -130,7 +134,11 @@ def _path_of(value: Any) -> Optional[List[str]]:  # noqa: ANN401
 
 
 def _change(
-    node: Any, module: Any, path: Optional[List[str]], name: str, conditions: List[Any]  # noqa: ANN401
+    node: Any,
+    module: Any,
+    path: Optional[List[str]],
+    name: str,
+    conditions: List[Any],
 ) -> Dict[str, Any]:
     owner: Any = module
     for part in path or []:

@@ -1,21 +1,29 @@
 """Walks over the state that calls of a model can share, and compares it."""
 
 import collections
-import itertools
 import sys
 import types
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 
 import torch
 
-from . import watching
-from .values import OPAQUE, attributes, frozen, frozen_reduced, frozen_tensor
+from . import slots
+from .values import OPAQUE, attributes, frozen, frozen_reduced, frozen_tensor, items_of
 
 # Not more objects than this: a model that holds a data set holds millions.
 MOST = 200_000
 
 # Objects of these modules are made for threads, or are no state of a model's.
-_SAFE = {"queue", "_queue", "_thread", "threading", "logging", "_contextvars", "weakref", "_weakref"}
+_SAFE = {
+    "queue",
+    "_queue",
+    "_thread",
+    "threading",
+    "logging",
+    "_contextvars",
+    "weakref",
+    "_weakref",
+}
 _SAFE |= {"re", "enum", "concurrent.futures.thread", "multiprocessing.synchronize"}
 
 _LEAVES = (
@@ -41,21 +49,21 @@ class Node(NamedTuple):
     path: str
 
 
-def name_of(module: Any) -> str:  # noqa: ANN401
+def name_of(module: Any) -> str:
     """How to call a holder of state: the class of a module, the name of a file's module."""
-    if isinstance(module, type) or isinstance(module, types.FunctionType):
+    if isinstance(module, (type, types.FunctionType)):
         return str(module.__qualname__)
     if isinstance(module, dict):
         return str(module.get("__name__", "?"))
     return type(module).__name__
 
 
-def _parts(value: Any) -> Iterator[Tuple[str, Any]]:  # noqa: ANN401
+def parts_of(value: Any) -> Iterator[Tuple[str, Any]]:
     """What an object holds, by name; "" for the items of a container."""
     if isinstance(value, types.FunctionType):
         for item in (*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()):
             yield "", item
-        for name, cell in zip(value.__code__.co_freevars, value.__closure__ or ()):  # noqa: B905
+        for name, cell in zip(value.__code__.co_freevars, value.__closure__ or ()):
             try:
                 yield name, cell.cell_contents
             except ValueError:
@@ -68,8 +76,7 @@ def _parts(value: Any) -> Iterator[Tuple[str, Any]]:  # noqa: ANN401
             yield "", item
         yield from attributes(value).items()
     elif isinstance(value, (list, tuple, set, frozenset, collections.deque)):
-        base = next(b for b in (list, tuple, set, frozenset, collections.deque) if isinstance(value, b))
-        for item in list(base.__iter__(value)):
+        for item in items_of(value):
             yield "", item
         yield from attributes(value).items()
     else:
@@ -105,8 +112,8 @@ def walk(module: torch.nn.Module, extra: List[Node]) -> List[Node]:
         if is_new:  # not registered, as in a list
             holder, owner, start = value, ".".join(filter(None, (node.owner, node.path))), ""
             nodes[-1] = Node(value, value, owner, "")
-        for name, part in _parts(value):
-            if isinstance(value, torch.nn.Module) and name in watching._REGISTERS:
+        for name, part in parts_of(value):
+            if isinstance(value, torch.nn.Module) and name in slots.REGISTERS:
                 nodes.append(Node(part, holder, owner, ""))
                 known.add(id(part))
                 inner: Any = part.items()
@@ -142,10 +149,12 @@ def roots(functions: List[types.FunctionType], classes: Set[type]) -> List[Node]
                 nodes.append(Node(value, function.__globals__, "(global)", name))
     for cls in classes:
         for name, value in list(vars(cls).items()):
-            fixed = (types.FunctionType, property, staticmethod, classmethod, *_LEAVES)
-            if not name.startswith("__") and not isinstance(value, fixed):
+            if not name.startswith("__") and not isinstance(value, _OF_CLASSES):
                 nodes.append(Node(value, cls, "(class attribute)", name))
     return nodes
+
+
+_OF_CLASSES = (types.FunctionType, property, staticmethod, classmethod, *_LEAVES)
 
 
 def _names(code: types.CodeType) -> Set[str]:
@@ -159,7 +168,7 @@ def _names(code: types.CodeType) -> Set[str]:
     return names
 
 
-def shallow(value: Any, with_tensors: bool) -> Any:  # noqa: ANN401
+def shallow(value: Any, with_tensors: bool) -> Any:
     """What an object holds itself, such that a change shows: identities, and plain values."""
     if type(value).__module__ in _SAFE:
         return None
@@ -175,9 +184,9 @@ def shallow(value: Any, with_tensors: bool) -> Any:  # noqa: ANN401
     if isinstance(value, (set, frozenset)):
         return sorted((_item(part) for part in list(value)), key=repr)
     if isinstance(value, (list, tuple, collections.deque)):
-        return [_item(part) for part in itertools.chain(_iterate(value), _values(value))]
+        return [_item(part) for part in (*items_of(value), *attributes(value).values())]
     if isinstance(value, types.FunctionType):
-        return [_item(part) for _, part in _parts(value)]
+        return [_item(part) for _, part in parts_of(value)]
     if isinstance(value, torch.nn.Module):
         return [(name, _item(part)) for name, part in vars(value).items()]
     held = [(name, _item(part)) for name, part in attributes(value).items()]
@@ -186,18 +195,9 @@ def shallow(value: Any, with_tensors: bool) -> Any:  # noqa: ANN401
     return held, frozen_reduced(value)
 
 
-def _grad_of(value: torch.Tensor) -> Any:  # noqa: ANN401
+def _grad_of(value: torch.Tensor) -> Any:
     grad = value.grad if value.is_leaf else None
     return None if grad is None else frozen_tensor(grad)
-
-
-def _iterate(value: Any) -> Iterator[Any]:  # noqa: ANN401
-    base = next(base for base in (list, tuple, collections.deque) if isinstance(value, base))
-    return iter(list(base.__iter__(value)))
-
-
-def _values(value: Any) -> Iterator[Any]:  # noqa: ANN401
-    return iter(attributes(value).values())
 
 
 def _has_c_state(kind: type) -> bool:
@@ -209,7 +209,7 @@ def _has_c_state(kind: type) -> bool:
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made by a `class` statement, mostly
 
 
-def _item(value: Any) -> Any:  # noqa: ANN401
+def _item(value: Any) -> Any:
     if isinstance(value, (int, float, bool, str, bytes, complex, type(None))):
         return (type(value).__name__, repr(value))
     return id(value)
@@ -228,21 +228,21 @@ class Snapshot:
         """The objects that are different now."""
         return [
             node
-            for node, before in zip(self.nodes, self.shown)  # noqa: B905
+            for node, before in zip(self.nodes, self.shown)
             if shallow(node.value, self._with_tensors) != before
         ]
 
 
-def _alive(value: Any) -> Any:  # noqa: ANN401
+def _alive(value: Any) -> Any:
     """References to what an object holds."""
     if isinstance(value, torch.Tensor):
         return None
-    return [part for _, part in _parts(value)]
+    return [part for _, part in parts_of(value)]
 
 
-def is_opaque(value: Any) -> bool:  # noqa: ANN401
+def is_opaque(value: Any) -> bool:
     """Whether an object has state that cannot be looked at, as that of a C extension can."""
-    if isinstance(value, (*_LEAVES, torch.Tensor, torch.nn.Module, *watching._LOCKS)):
+    if isinstance(value, (*_LEAVES, torch.Tensor, torch.nn.Module, *slots.LOCKS)):
         return False
     if isinstance(value, (dict, list, tuple, set, frozenset, collections.deque, type)):
         return False
@@ -278,11 +278,11 @@ def find_path(nodes: List[Node]) -> Dict[int, Node]:
     by_id: Dict[int, Node] = {}
     for node in nodes:
         by_id.setdefault(id(node.value), node)
-        held: Optional[Dict[str, Any]] = watching.namespace_of(node.value)
+        held: Optional[Dict[str, Any]] = slots.namespace_of(node.value)
         if held is not None:
             by_id.setdefault(id(held), node)
             if isinstance(node.value, torch.nn.Module):
-                for register in watching._REGISTERS:
+                for register in slots.REGISTERS:
                     if isinstance(held.get(register), dict):
                         by_id[id(held[register])] = node
     return by_id

@@ -135,8 +135,8 @@ def _in_child(subject: Subject, calls: int, compare: bool) -> Dict[str, Any]:
     if text:
         return {**json.loads(text), "died": None}
     died = _signal_name(status)
-    nothing = {"threads": THREADS, "seconds": None, **count([]), "hung": 0, "errors": []}
-    return {**nothing, "died": died}
+    nothing: Dict[str, Any] = {**count([]), "threads": THREADS, "seconds": None}
+    return {**nothing, "errors": [], "died": died}
 
 
 def _read_all(reader: int, process: int, seconds: float) -> str:
@@ -162,5 +162,5 @@ def _signal_name(status: int) -> Optional[str]:
         try:
             return signal.Signals(number).name
         except ValueError:
-            return "signal {}".format(number)
-    return "exit status {}".format(os.WEXITSTATUS(status))
+            return f"signal {number}"
+    return f"exit status {os.WEXITSTATUS(status)}"

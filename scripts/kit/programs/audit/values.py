@@ -14,6 +14,7 @@ import torch
 # Shown where a value has a part that cannot be compared.
 OPAQUE = "not shown"
 
+_NEW: Any = vars(copyreg)["__newobj__"]
 _PLAIN = (bool, int, str, bytes, torch.dtype, torch.device, torch.Size, range, slice)
 _CODE = (
     type,
@@ -24,7 +25,7 @@ _CODE = (
 )
 
 
-def frozen(value: object, depth: int = 12) -> Any:  # noqa: ANN401
+def frozen(value: object, depth: int = 12) -> Any:
     """Shows a value such that equal means equal bit for bit (and NaN equals NaN).
 
     Objects are shown with their attributes, those in `__slots__` as well.
@@ -38,7 +39,7 @@ class _Freezer:
     def __init__(self) -> None:
         self._around: Set[int] = set()
 
-    def freeze(self, value: Any, depth: int) -> Any:  # noqa: ANN401
+    def freeze(self, value: Any, depth: int) -> Any:
         """Shows a part of the value."""
         kind = type(value).__name__
         if isinstance(value, torch.Tensor):
@@ -62,17 +63,16 @@ class _Freezer:
         finally:
             self._around.discard(id(value))
 
-    def _freeze_parts(self, value: Any, kind: str, depth: int) -> Any:  # noqa: ANN401
+    def _freeze_parts(self, value: Any, kind: str, depth: int) -> Any:
         if isinstance(value, Mapping):
             items = [(repr(key), self.freeze(item, depth)) for key, item in list(value.items())]
             return (kind, *sorted(items, key=lambda item: item[0]))
         if isinstance(value, (set, frozenset)):
             return (kind, *sorted((self.freeze(item, depth) for item in list(value)), key=repr))
         # A subclass may have a length and items of its own, as e3nn's irreps.
-        for base in (list, tuple):
-            if isinstance(value, base):
-                parts = [self.freeze(item, depth) for item in list(base.__iter__(value))]
-                return (kind, *parts, *self._extra(value, depth))
+        if isinstance(value, (list, tuple)):
+            parts = [self.freeze(item, depth) for item in items_of(value)]
+            return (kind, *parts, *self._extra(value, depth))
         if isinstance(value, collections.deque):
             return (kind, *[self.freeze(item, depth) for item in list(value)])
         if kind == "SparseTensor" and hasattr(value, "coo"):
@@ -82,16 +82,16 @@ class _Freezer:
         if isinstance(value, torch.Generator):
             return (kind, frozen_tensor(value.get_state()))
         held = attributes(value)
-        if held or hasattr(value, "__dict__") or slots(type(value)):
+        if held or hasattr(value, "__dict__") or slot_names(type(value)):
             return (kind, self.freeze(held, depth))
         return self._freeze_reduced(value, kind, depth)
 
-    def _extra(self, value: Any, depth: int) -> List[Any]:  # noqa: ANN401
+    def _extra(self, value: Any, depth: int) -> List[Any]:
         """The attributes that a subclass of a list or tuple has beside its items."""
         held = getattr(value, "__dict__", None)
         return [self.freeze(dict(held), depth)] if held else []
 
-    def _freeze_reduced(self, value: Any, kind: str, depth: int) -> Any:  # noqa: ANN401
+    def _freeze_reduced(self, value: Any, kind: str, depth: int) -> Any:
         """An object of a C extension, by what it is pickled as."""
         if isinstance(value, (types.GeneratorType, types.CoroutineType)):
             return (OPAQUE, kind)
@@ -101,20 +101,20 @@ class _Freezer:
                 return (kind, reduced)
             function, arguments, *rest = reduced
             # What has no state but its class tells nothing of what C code keeps.
-            if function is not copyreg.__newobj__ or len(arguments) > 1 or any(rest):
+            if function is not _NEW or len(arguments) > 1 or any(rest):
                 state = [arguments, *(part for part in rest[:1])]
                 return (kind, self.freeze(state, depth))
         return (OPAQUE, kind)
 
 
-def frozen_reduced(value: object) -> Any:  # noqa: ANN401
+def frozen_reduced(value: object) -> Any:
     """What an object of a C extension holds, by what it is pickled as."""
     if isinstance(value, torch.Generator):
         return frozen_tensor(value.get_state())
     return _Freezer()._freeze_reduced(value, type(value).__name__, 3)
 
 
-def slots(kind: type) -> List[str]:
+def slot_names(kind: type) -> List[str]:
     """The names of the attributes that a class keeps in `__slots__`, mangled as they are."""
     names: List[str] = []
     for base in kind.__mro__:
@@ -133,13 +133,24 @@ def attributes(value: object) -> Dict[str, Any]:
     held: Dict[str, Any] = {}
     with contextlib.suppress(Exception):
         held.update(object.__getattribute__(value, "__dict__"))
-    for name in slots(type(value)):
+    for name in slot_names(type(value)):
         with contextlib.suppress(Exception):
             held[name] = object.__getattribute__(value, name)
     return held
 
 
-def frozen_tensor(value: torch.Tensor) -> Any:  # noqa: ANN401
+_BASES: Tuple[Any, ...] = (list, tuple, set, frozenset, collections.deque)
+
+
+def items_of(value: Any) -> List[Any]:
+    """The items of a container as its base has them, whatever a subclass makes of them."""
+    for base in _BASES:
+        if isinstance(value, base):
+            return list(base.__iter__(value))
+    return []
+
+
+def frozen_tensor(value: torch.Tensor) -> Any:
     """A tensor of any layout, with the bytes of its parts."""
     if torch.nn.parameter.is_lazy(value):
         return ("uninitialized",)
@@ -204,14 +215,14 @@ class Tolerance:
     def __init__(self, limit: float = 0.0) -> None:
         self.limit = limit
 
-    def keep(self, value: object) -> Any:  # noqa: ANN401
+    def keep(self, value: object) -> Any:
         """What to keep of a result in order to compare others with it."""
         shown = frozen(value)
         if not self.limit:
             return shown
         return shown, [tensor.detach().clone() for tensor in tensors(value)]
 
-    def same(self, one: Any, other: Any) -> bool:  # noqa: ANN401
+    def same(self, one: Any, other: Any) -> bool:
         """Whether two kept results are the same."""
         if not self.limit or one == other:
             return bool(one == other)
@@ -222,10 +233,10 @@ class Tolerance:
             torch.allclose(a, b, rtol=self.limit, atol=self.limit, equal_nan=True)
             if a.is_floating_point() or a.is_complex()
             else torch.equal(a, b)
-            for a, b in zip(values, other_values)  # noqa: B905
+            for a, b in zip(values, other_values)
         )
 
-    def shown(self, kept: Any) -> Any:  # noqa: ANN401
+    def shown(self, kept: Any) -> Any:
         """What `frozen` showed of a kept result."""
         return kept[0] if self.limit else kept
 
@@ -241,22 +252,18 @@ def tensors(value: object, depth: int = 12) -> Iterator[torch.Tensor]:
         for item in list(value.values()):
             yield from tensors(item, depth - 1)
     elif isinstance(value, (list, tuple)):
-        base = list if isinstance(value, list) else tuple
-        for item in list(base.__iter__(value)):
+        for item in items_of(value):
             yield from tensors(item, depth - 1)
     else:
         for item in attributes(value).values():
             yield from tensors(item, depth - 1)
 
 
-Shape = Tuple[int, ...]
-
-
 def brief(value: object) -> str:
     """A value in a few words."""
     if isinstance(value, torch.Tensor):
-        return "a tensor of {} and shape {}".format(value.dtype, list(value.shape))
+        return f"a tensor of {value.dtype} and shape {list(value.shape)}"
     if isinstance(value, (bool, int, float, str, type(None))):
         text = repr(value)
         return text if len(text) <= 60 else text[:60] + "..."
-    return "a {}".format(type(value).__name__)
+    return f"a {type(value).__name__}"
