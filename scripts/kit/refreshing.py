@@ -234,6 +234,7 @@ def refresh(
     if not chosen:
         of = f" of PyG {release.version}" if release else ""
         raise UsageError(f"The series {series} has no patch{of}. 'scripts/apply.sh --list' shows.")
+    unchanged = []
     # The patches to PyG itself, and those to upstream's own tests, which git alone has.
     for is_for_library in (True, False):
         variants = [patch for patch in patches if patch.is_for_library is is_for_library]
@@ -242,7 +243,14 @@ def refresh(
             older = variants[: variants.index(changed[-1])]
             with tempfile.TemporaryDirectory(prefix="pyg-threadsafe-") as name:
                 chain = _Chain(changed[-1], since, catalogue, source, result, Path(name))
-                chain.refresh(older)
+                if not chain.refresh(older):
+                    unchanged.append(changed[-1].name)
+    if unchanged and not (result.findings or result.worklist):
+        result.findings.append(
+            f"Not changed since {since}: {', '.join(unchanged)}. Expected a change there, to carry "
+            f"over. If it is committed already, name the commit before it: --since COMMIT; if it "
+            f"is in another patch of the series, a release of that one: --from PYG-VERSION."
+        )
     return result
 
 
@@ -257,20 +265,16 @@ class _Chain:
     result: Refresh
     folder: Path
 
-    def refresh(self, older: Sequence[Patch]) -> None:
-        """Finds what has changed, and merges it into each older variant."""
+    def refresh(self, older: Sequence[Patch]) -> bool:
+        """Merges what has changed into each older variant, and returns whether anything has."""
         before = self._before()
         if before is not None and before.text == self.newest.text:
-            self.result.findings.append(
-                f"{self.newest.name} has not changed since {self.since}. (What was committed "
-                f"already is carried over by --since COMMIT, the commit before.)"
-            )
-            return
+            return False
         diffs_differ = before is None or before.diff != self.newest.diff
         theirs = self._read_newest() if diffs_differ else None
         if not older:
             self.result.findings.append(f"{self.newest.name} has no older variants.")
-            return
+            return True
         if before is None:
             raise UsageError(
                 f"{shown(self.newest.file)} is not in {self.since}, so what has changed in it is "
@@ -290,6 +294,7 @@ class _Chain:
         for patch in reversed(older):
             sides = (base, theirs) if base and theirs else None
             self._carry_over(before, patch, sides, proposals / patch.file.stem)
+        return True
 
     def _text_of_newest(self) -> bytes:
         return self.result.patches.get(self.newest.file, self.newest.text.encode())
@@ -377,7 +382,8 @@ class _Chain:
         elif head + diff == patch.text.encode():
             self.result.findings.append(f"{patch.name} has the change already.")
         else:
-            self._check(patch, head + diff)
+            if ours is not None:
+                self._check(patch, head + diff)
             self.result.patches[patch.file] = head + diff
             self.result.findings.append(f"{patch.name} takes the change.")
 

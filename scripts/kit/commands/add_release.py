@@ -40,7 +40,8 @@ def _worklist(addition: Addition) -> list[str]:
         *addition.worklist,
         *(
             f"The proposal for {path} is {shown(adding.proposal_file(addition, path))}."
-            for path in addition.proposals
+            for path, content in addition.proposals.items()
+            if content is not None
         ),
         "Name it in README.md, tox.ini and tests/kit/test_releases.py; 'scripts/test.sh --quick' "
         "says what is missing.",
