@@ -170,7 +170,7 @@ def default_environments() -> list[str]:
     Raises:
         ToolError: If tox cannot.
     """
-    command = [sys.executable, "-m", "tox", "list", "-d", "--no-desc", "-q"]
+    command = [sys.executable, "-I", "-m", "tox", "list", "-d", "--no-desc", "-q"]
     result = run(command, cwd=ROOT)
     if result.returncode != 0:
         raise ToolError(f"'tox list' failed: {last_lines(result.stderr)} Is tox.ini as committed?")
