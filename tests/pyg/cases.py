@@ -171,6 +171,13 @@ def use(conv: Any) -> dict[str, Any]:
     return {**ended, "train": call(train, conv)}
 
 
+def build_or_error(case: Case) -> Any:
+    """A layer, or how building it fails."""
+    built: list[Any] = []
+    ended = call(lambda: built.append(case.build()))
+    return built[0] if built else ended
+
+
 def build_bases(case: Case) -> list[Any]:
     """Builds a layer of each class that the class derives from."""
     layers = []
@@ -190,14 +197,16 @@ def build_bases(case: Case) -> list[Any]:
 
 def first(case: Case) -> dict[str, Any]:
     """The first layer of the process; and its copies, pickles and files."""
-    conv = case.build()
+    if isinstance(conv := build_or_error(case), dict):
+        return {"build": conv}
     return {**use(conv), **copies(case, conv.eval())}
 
 
 def after_its_bases(case: Case) -> dict[str, Any]:
     """Built after layers of the classes that it derives from; these are called last."""
     bases = build_bases(case)
-    conv = case.build()
+    if isinstance(conv := build_or_error(case), dict):
+        return {"build": conv}
     return {**use(conv), **{type(base).__name__: call(infer, base) for base in bases}}
 
 
@@ -293,7 +302,7 @@ def compiled(cases: list[Case]) -> Iterator[Any]:
 # Running them #################################################################
 
 
-def in_fork(function: Callable[[], Any]) -> Any:
+def in_fork(function: Callable[[], Any], where_it_dies: Callable[[Any], Any]) -> Any:
     """Calls a function in a fork of this process, and returns what it returns."""
     reader, writer = os.pipe()
     process = os.fork()
@@ -310,7 +319,8 @@ def in_fork(function: Callable[[], Any]) -> Any:
     with os.fdopen(reader) as pipe:
         answer = pipe.read()
     _, status = os.waitpid(process, 0)
-    assert status == 0, f"A fork ended with status {status}."
+    if status:
+        return where_it_dies({"error": f"the process ended with status {status}"})
     return json.loads(answer)
 
 
@@ -320,10 +330,10 @@ def run_file(cases: dict[str, Case]) -> dict[str, dict[str, Any]]:
     layers = {name: case for name, case in cases.items() if inspect.isclass(case.target)}
     for name, case in cases.items():
         if name not in layers:
-            ended[name]["call"] = in_fork(lambda: call(case.target))  # noqa: B023
+            ended[name]["call"] = in_fork(lambda: call(case.target), lambda end: end)  # noqa: B023
             continue
         for alone in (first, after_its_bases):
-            parts = in_fork(lambda: alone(case))  # noqa: B023
+            parts = in_fork(lambda: alone(case), lambda end: {"process": end})  # noqa: B023
             ended[name].update({f"{alone.__name__}: {part}": end for part, end in parts.items()})
     scripts = {name: case for name, case in layers.items() if case.script}
     for together, chosen in (
@@ -332,7 +342,10 @@ def run_file(cases: dict[str, Case]) -> dict[str, dict[str, Any]]:
         (compiled, layers),
         (script, scripts),
     ):
-        ends = in_fork(lambda: list(together(list(chosen.values()))))  # noqa: B023
+        ends = in_fork(
+            lambda: list(together(list(chosen.values()))),  # noqa: B023
+            lambda end: [end] * len(chosen),  # noqa: B023
+        )
         for name, end in zip(chosen, ends, strict=True):
             ended[name][together.__name__] = end
     return ended
