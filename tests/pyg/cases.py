@@ -10,6 +10,7 @@ compiles parts of a class when its first layer is built, so that the order matte
 
 import contextlib
 import copy
+import functools
 import gc
 import importlib
 import inspect
@@ -51,13 +52,15 @@ class Case:
         target: The class or function.
         arguments: What the class is built with.
         keywords: The same, by name.
-        script: Whether it is written for TorchScript.
+        compilers: Whether TorchScript and `torch.compile` are to take it.
+        each: What the function is called with, one after the other.
     """
 
     target: Any
     arguments: tuple[Any, ...]
     keywords: dict[str, Any]
-    script: bool
+    compilers: bool
+    each: tuple[Any, ...]
 
     def build(self, cls: Any = None) -> Any:
         """Builds the layer, or one of another class, with weights that depend on nothing else."""
@@ -75,7 +78,8 @@ def case(
     *arguments: Any,
     since: tuple[int, ...] = (0,),
     until: tuple[int, ...] = (99,),
-    script: bool = False,
+    compilers: bool = False,
+    each: tuple[Any, ...] = (),
     **keywords: Any,
 ) -> Callable[[Any], Any]:
     """Makes a case of a class or function.
@@ -84,7 +88,8 @@ def case(
         *arguments: What the class is built with.
         since: The first release, as (major, minor), that has what the case uses.
         until: The last one.
-        script: Whether it is written for TorchScript.
+        compilers: Whether TorchScript and `torch.compile` are tried.
+        each: What the function is called with, one after the other; nothing if it is empty.
         **keywords: What the class is built with, by name.
 
     Returns:
@@ -94,7 +99,7 @@ def case(
     def add(target: Any) -> Any:
         if since <= VERSION <= until:
             name = f"{target.__module__.rpartition('.')[2]}.{target.__name__}"
-            CASES[name] = Case(target, arguments, keywords, script)
+            CASES[name] = Case(target, arguments, keywords, compilers, each)
         return target
 
     return add
@@ -324,23 +329,30 @@ def in_fork(function: Callable[[], Any], where_it_dies: Callable[[Any], Any]) ->
     return json.loads(answer)
 
 
+def run_function(case: Case) -> dict[str, Any]:
+    """How the calls of a function end."""
+    if not case.each:
+        return {"call": call(case.target)}
+    return {getattr(one, "__name__", str(one)): call(case.target, one) for one in case.each}
+
+
 def run_file(cases: dict[str, Case]) -> dict[str, dict[str, Any]]:
     """How the cases of a file end, in each way."""
     ended: dict[str, dict[str, Any]] = {name: {} for name in cases}
     layers = {name: case for name, case in cases.items() if inspect.isclass(case.target)}
     for name, case in cases.items():
         if name not in layers:
-            ended[name]["call"] = in_fork(lambda: call(case.target), lambda end: end)  # noqa: B023
+            ended[name] = in_fork(lambda: run_function(case), lambda end: {"process": end})  # noqa: B023
             continue
         for alone in (first, after_its_bases):
             parts = in_fork(lambda: alone(case), lambda end: {"process": end})  # noqa: B023
             ended[name].update({f"{alone.__name__}: {part}": end for part, end in parts.items()})
-    scripts = {name: case for name, case in layers.items() if case.script}
+    for_compilers = {name: case for name, case in layers.items() if case.compilers}
     for together, chosen in (
         (in_order, layers),
         (in_reverse_order, layers),
-        (compiled, layers),
-        (script, scripts),
+        (script, for_compilers),
+        (compiled, for_compilers),
     ):
         ends = in_fork(
             lambda: list(together(list(chosen.values()))),  # noqa: B023
@@ -349,6 +361,27 @@ def run_file(cases: dict[str, Case]) -> dict[str, dict[str, Any]]:
         for name, end in zip(chosen, ends, strict=True):
             ended[name][together.__name__] = end
     return ended
+
+
+def keep_templates() -> None:
+    """Compiles PyG's templates once, for all forks: that takes longer than most cases.
+
+    From 2.5.0 on, PyG makes a fresh `Environment`, with default settings, for each class.
+    """
+    import jinja2
+    from torch_geometric.nn.conv import message_passing
+
+    compile_template = jinja2.Environment.compile
+
+    @functools.cache
+    def once(source: str, name: str, filename: str) -> Any:
+        return compile_template(jinja2.Environment(), source, name, filename)
+
+    jinja2.Environment.compile = lambda _, *args: once(*args)  # type: ignore[method-assign]
+    directory = Path(message_passing.__file__).parent
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(directory))
+    for name in environment.list_templates(extensions=["jinja"]):
+        environment.get_template(name)
 
 
 def main(*files: str) -> None:
@@ -360,6 +393,8 @@ def main(*files: str) -> None:
     # Imported once: the forks start with it.
     with contextlib.suppress(ImportError):
         importlib.import_module("torch._dynamo")
+    if VERSION >= (2, 5):
+        keep_templates()
     modules = [importlib.import_module(f"user_code.{Path(file).stem}") for file in files]
     gc.collect()
     gc.freeze()

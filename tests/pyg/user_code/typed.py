@@ -18,7 +18,7 @@ RGATConv = getattr(nn, "RGATConv", torch.nn.Module)
 Optional = typing.Optional
 
 
-@case(8, 4, heads=2, since=(2, 0), script=True)
+@case(8, 4, heads=2, since=(2, 0), compilers=True)
 class CallsSuper(TransformerConv):
     def message(
         self,
@@ -76,7 +76,7 @@ class KeepsAlpha(TransformerConv):
         return value_j * alpha.unsqueeze(-1)
 
 
-@case(8, 4, since=(2, 0), script=True)
+@case(8, 4, since=(2, 0), compilers=True)
 class Fewer(TransformerConv):
     """Needs less than its base."""
 
@@ -159,7 +159,7 @@ class CallsSuperLast(CallsSuper):
         return value_j * index.view(-1, 1, 1)
 
 
-@case(8, 4, since=(2, 0), script=True)
+@case(8, 4, since=(2, 0), compilers=True)
 class OtherSteps(TransformerConv):
     def aggregate(
         self,
@@ -174,7 +174,7 @@ class OtherSteps(TransformerConv):
         return aggr_out - value
 
 
-@case(8, 4, heads=2, until=(2, 4), script=True)
+@case(8, 4, heads=2, until=(2, 4), compilers=True)
 class GATv2(GATv2Conv):
     """Of the releases in which `message()` computes the attention."""
 
@@ -208,7 +208,7 @@ class GATv2KeepsAlpha(GATv2Conv):
         return x_j * alpha.unsqueeze(-1)
 
 
-@case(8, 4, heads=2, since=(2, 5), script=True)
+@case(8, 4, heads=2, since=(2, 5), compilers=True)
 class GATv2EdgeUpdate(GATv2Conv):
     """Of the releases in which `edge_update()` does."""
 
@@ -224,13 +224,13 @@ class GATv2EdgeUpdate(GATv2Conv):
         return torch.sqrt(super().edge_update(x_j, x_i, edge_attr, index, ptr, dim_size))
 
 
-@case(8, 4, heads=2, since=(2, 5), script=True)
+@case(8, 4, heads=2, since=(2, 5), compilers=True)
 class GATv2Message(GATv2Conv):
     def message(self, x_j: Tensor, alpha: Tensor) -> Tensor:
         return x_j + alpha.unsqueeze(-1)
 
 
-@case(8, dropout=0.5, script=False)
+@case(8, dropout=0.5)
 class FA(FAConv):
     def message(
         self, x_j: Tensor, alpha_j: Tensor, alpha_i: Tensor, edge_weight: OptTensor
@@ -264,7 +264,7 @@ class RGAT(RGATConv):
         return super().message(x_i, x_j, edge_type, edge_attr, index, ptr, size_i)
 
 
-@case(8, 4, heads=2, since=(2, 1), script=True)
+@case(8, 4, heads=2, since=(2, 1), compilers=True)
 class GAT(GATConv):
     def message(self, x_j: Tensor, alpha: Tensor) -> Tensor:
         return alpha.unsqueeze(-1) * x_j * 2
