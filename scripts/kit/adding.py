@@ -9,9 +9,8 @@ from pathlib import Path
 
 from packaging.version import InvalidVersion, Version
 
-from kit import patching, releases, sources
+from kit import patching, refreshing, releases, sources
 from kit.errors import UsageError
-from kit.processes import run
 from kit.releases import VERSION_FILE, Catalogue, Patch, Release
 
 # From this release on, PyG can be imported without torch-scatter and torch-sparse.
@@ -25,16 +24,17 @@ class Addition:
     Attributes:
         release: Its record.
         fits: The patches that fit it, blob for blob, and do not name it yet.
-        found: What was found, in sentences.
+        findings: What was found, in sentences.
         worklist: What a person must do or decide, in sentences.
-        proposals: Patched files of new variants, by path; conflicts are marked.
+        proposals: Patched files of new variants, by path; conflicts are marked. None where
+            there is no such file any more.
     """
 
     release: Release
     fits: list[Patch] = field(default_factory=list)
-    found: list[str] = field(default_factory=list)
+    findings: list[str] = field(default_factory=list)
     worklist: list[str] = field(default_factory=list)
-    proposals: dict[str, str] = field(default_factory=dict)
+    proposals: dict[str, bytes | None] = field(default_factory=dict)
 
 
 def add(version: str, catalogue: Catalogue, source: sources.Source) -> Addition:
@@ -115,18 +115,18 @@ def _choose_patches(
     fits = [patch for patch in library if _fits(patch, trees[0])]
     if fits:
         tests = [patch for patch in patches if not patch.is_for_library]
-        addition.found.append(f"{name}: {fits[0].name} fits, blob for blob.")
+        addition.findings.append(f"{name}: {fits[0].name} fits, blob for blob.")
         chosen = [fits[0], *_choose_test(addition, tests, fits[0], catalogue, trees)]
         version = addition.release.version
         addition.fits += [patch for patch in chosen if not patch.fits(version)]
     elif not (trees[0] / library[-1].changes[0].path).exists():
-        addition.found.append(f"{name}: this release does not have it.")
+        addition.findings.append(f"{name}: this release does not have it.")
     elif series in catalogue.optional and not _has_removed_lines(library[-1], trees[0]):
-        addition.found.append(f"{series}: nothing in this release to change.")
+        addition.findings.append(f"{series}: nothing in this release to change.")
     elif series not in catalogue.classes or _still_races(library, trees[0]):
         _propose(addition, name, library[-1], catalogue, trees[0], source)
     else:
-        addition.found.append(f"{name} does not race: upstream has fixed it.")
+        addition.findings.append(f"{name} does not race: upstream has fixed it.")
 
 
 def _fits(patch: Patch, tree: Path) -> bool:
@@ -175,11 +175,13 @@ def _still_races(patches: Iterable[Patch], tree: Path) -> bool:
 
 
 def _has_removed_lines(patch: Patch, tree: Path) -> bool:
-    """Whether a file has, somewhere, all the lines that a patch removes."""
-    (file,) = patch.hunks
-    lines = (tree / file.path).read_text(encoding="utf-8").splitlines()
-    removed = [line.value for hunk in file for line in hunk if line.is_removed]
-    return {line.strip() for line in removed} <= {line.strip() for line in lines}
+    """Whether the files have, somewhere, all the lines that a patch removes."""
+    for file in patch.hunks:
+        lines = (tree / file.path).read_text(encoding="utf-8").splitlines()
+        removed = [line.value for hunk in file for line in hunk if line.is_removed]
+        if not {line.strip() for line in removed} <= {line.strip() for line in lines}:
+            return False
+    return True
 
 
 def _propose(
@@ -191,25 +193,45 @@ def _propose(
     source: sources.Source,
 ) -> None:
     """Merges the newest patch of a series into a variant that none of them fits."""
-    (change,) = patch.changes
     neighbour = [r for r in catalogue.releases if patch in r.all_patches()][-1]
-    with tempfile.TemporaryDirectory(prefix="pyg-threadsafe-") as directory:
-        base, patched = Path(directory) / "base", Path(directory) / "patched"
-        for copy in (base, patched):
-            sources.extract(neighbour, source, [change.path], copy)
-        patching.apply(patched, patching.plan(patched, [patch]))
-        files = [root / change.path for root in (tree, base, patched)]
-        labels = [word for label in ("upstream", "base", "patched") for word in ("-L", label)]
-        merged = run(["git", "merge-file", "-p", *labels, *files])
-    addition.proposals[change.path] = merged.stdout
+    variant = refreshing.read_variant(patch, neighbour, source)
+    ours = refreshing.read_files(tree, list(variant.pristine))
+    labels = ("upstream", "base", "patched")
+    merges = refreshing.merge_files(ours, variant.pristine, variant.patched, labels)
+    paths = ", ".join(merges)
+    addition.proposals |= {path: merged.content for path, merged in merges.items()}
     conflicts = (
-        "without a conflict" if merged.returncode == 0 else "with conflicts, which are marked"
+        "with conflicts, which are marked"
+        if any(merged.conflicts for merged in merges.values())
+        else "without a conflict"
     )
-    addition.found.append(f"{name}: no patch fits, since upstream has changed {change.path}.")
+    addition.findings.append(f"{name}: no patch fits, since upstream has changed {paths}.")
     addition.worklist.append(
-        f"{patch.name} merges into the new {change.path} {conflicts}. Review the proposal, and "
-        f"make a patch of it."
+        f"{patch.name} merges into the new {paths} {conflicts}. Review the proposal, and make a "
+        f"patch of it."
     )
+
+
+def proposal_file(addition: Addition, path: str) -> Path:
+    """Returns where the proposal for a file of PyG's is written."""
+    return refreshing.build_folder() / f"add-{addition.release.version}" / path
+
+
+def write(addition: Addition) -> None:
+    """Writes the record, the `Releases:` fields of the patches that fit, and the proposals.
+
+    Raises:
+        TreeError: If one of them cannot be written. Then none is.
+    """
+    pins = releases.PATCHES / "releases.toml"
+    text = insert(pins.read_text(encoding="utf-8"), addition.release)
+    files: dict[Path, bytes | None] = {pins: text.encode()}
+    for patch in addition.fits:
+        files[patch.file] = with_release(patch, addition.release.version).encode()
+    for path, content in addition.proposals.items():
+        if content is not None:
+            files[proposal_file(addition, path)] = content
+    refreshing.write_files(files)
 
 
 def format_record(release: Release) -> str:

@@ -100,7 +100,7 @@ def create(
         Where the release came from, in words, and how each patch stood in it.
 
     Raises:
-        SourceError: If the release cannot be had.
+        SourceError: If the release cannot be downloaded.
         TreeError: If the place cannot be written.
     """
     path = path.absolute()

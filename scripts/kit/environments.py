@@ -1,21 +1,27 @@
-"""The virtual environments that PyG runs in: one a Python and torch version, shared by all."""
+"""Where PyG runs: one virtual environment a Python and torch version, and programs in it."""
 
+import functools
 import json
 import shutil
+import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 from packaging.version import Version
 
 from kit.errors import ToolError
-from kit.processes import last_lines, run
+from kit.processes import last_lines, pip, run
 from kit.releases import ROOT, Release, read_toml
 
 # The torch that proofs run on, unless another one is named.
 TORCH = "2.13.0"
+
+# What runs inside somebody's PyG environment. It imports nothing of the kit.
+PROGRAMS = Path(__file__).parent / "programs"
 
 _DESCRIBE = """
 import json, platform, sys, sysconfig
@@ -82,14 +88,14 @@ def ensure(torch: str, base: Path, notify: Callable[[str], None]) -> Path:
         ToolError: If it cannot be made.
     """
     directory = ROOT / ".kit" / f"torch-{torch}-{describe(base).tag}"
-    wanted = json.dumps(read_toml(ROOT / "pyproject.toml")["dependency-groups"]["pyg"])
+    group: list[str] = read_toml(ROOT / "pyproject.toml")["dependency-groups"]["pyg"]
     return _make(
         directory,
-        wanted,
+        json.dumps(group),
         f"Installing torch {torch} into .kit/{directory.name} (first use, minutes) ...",
         base,
         # Rather an older wheel than a newer source: few Pythons have all wheels.
-        ["--prefer-binary", f"torch=={torch}", *of_its_time(torch), "--group", "pyg"],
+        ["--prefer-binary", f"torch=={torch}", *of_its_time(torch), *group],
         f"Check the network, the disk, and that torch {torch} has a wheel for this Python.",
         notify,
     )
@@ -136,20 +142,20 @@ def _make(
             return python
         notify(message)
         shutil.rmtree(directory, ignore_errors=True)
-        pip: list[str | Path] = [python, "-m", "pip", "install", "--quiet"]
-        pip.append("--disable-pip-version-check")
-        commands: list[list[str | Path]] = [
-            [base, "-m", "venv", directory],
-            # Dependency groups need pip 25.1.
-            [*pip, "--upgrade", "pip>=25.1"],
-            [*pip, *requirements],
-        ]
-        for command in commands:
-            result = run(command, cwd=ROOT)
+        install = [*pip(python), "install", "--quiet"]
+        commands: dict[str, list[str | Path]] = {
+            "venv": [base, "-I", "-m", "venv", directory],
+            # The one that comes with an old Python knows neither its newer wheels nor
+            # the newest form of metadata.
+            "pip": [*install, "--upgrade", "pip"],
+            "pip install": [*install, *requirements],
+        }
+        for name, command in commands.items():
+            result = run(command)
             if result.returncode != 0:
                 raise ToolError(
-                    f"The environment .kit/{directory.name} could not be made: '{command[1]} "
-                    f"{command[2]}' said: {last_lines(result.stderr, 1)} {advice}"
+                    f"The environment .kit/{directory.name} could not be made: '{name}' said: "
+                    f"{last_lines(result.stderr, 1)} {advice}"
                 )
         complete.write_text(wanted, encoding="utf-8")
     return python
@@ -183,10 +189,10 @@ def with_wheels(shared: Interpreter, wheels: Sequence[Path], directory: Path) ->
         if complete.exists() and complete.read_text(encoding="utf-8") == wanted:
             return python
         shutil.rmtree(directory, ignore_errors=True)
-        pip: list[str | Path] = [shared.path, "-m", "pip", "--python", python, "install", "--quiet"]
-        pip += ["--disable-pip-version-check", "--no-deps", "--no-index", *wheels]
-        venv: list[str | Path] = [shared.path, "-m", "venv", "--without-pip", directory]
-        for command in (venv, pip):
+        install = [*pip(shared.path, isolated=False), "--python", python, "install", "--quiet"]
+        install += ["--no-deps", "--no-index", *wheels]
+        venv: list[str | Path] = [shared.path, "-I", "-m", "venv", "--without-pip", directory]
+        for command in (venv, install):
             result = run(command)
             if result.returncode != 0:
                 raise ToolError(
@@ -237,6 +243,68 @@ def describe(python: Path, *, with_torch: bool = False) -> Interpreter:
         described[name] = Path(described[name])
     described["gpus"] = tuple(described.get("gpus", ()))
     return Interpreter(**described)
+
+
+def run_pyg(
+    python: Path,
+    *arguments: str | Path,
+    tree: Path | None,
+    home: Path | None = None,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    timeout: float | None = None,
+) -> "subprocess.CompletedProcess[str]":
+    """Runs `python ARGUMENTS` on a PyG, such that nothing of one run reaches the next.
+
+    Args:
+        python: An interpreter with torch and what PyG needs.
+        arguments: What it is called with.
+        tree: The PyG to import, in a folder that the kit made; None for the interpreter's own.
+        home: Where PyG keeps what it caches; None for a place beside the tree, or, without a
+            tree, the user's own.
+        cwd: The directory to run in.
+        env: More variables.
+        timeout: Seconds after which it is killed.
+
+    Raises:
+        ToolError: If there is no such interpreter.
+        subprocess.TimeoutExpired: If it ran for longer than `timeout`.
+    """
+    return run(
+        [python, *arguments],
+        cwd=cwd,
+        env={**pyg_variables(python, tree, home), **(env or {})},
+        timeout=timeout,
+    )
+
+
+def pyg_variables(
+    python: Path, tree: Path | None = None, home: Path | None = None
+) -> dict[str, str]:
+    """Returns the environment variables of `run_pyg`; its arguments are described there."""
+    # The first matrix product of a thread else runs on all cores, and rounds differently.
+    variables = {"OMP_NUM_THREADS": "1"}
+    if tree is not None:
+        # PyG leaves compiled templates in the folder for temporary files, and 2.5.0 in its
+        # home, under names that all trees share.
+        variables |= {"PYTHONPATH": str(tree), "TMPDIR": str(tree.parent)}
+        home = home or Path(f"{tree}.home")
+    if home is not None:
+        variables["PYG_HOME"] = str(home)
+    if _is_free_threaded(python):
+        # Packages that do not know of free threading would turn the GIL on again.
+        variables["PYTHON_GIL"] = "0"
+    return variables
+
+
+@functools.cache
+def _is_free_threaded(python: Path) -> bool:
+    return describe(python).tag.endswith("t")
+
+
+def result_of(process: "subprocess.CompletedProcess[str]") -> Any:  # noqa: ANN401
+    """Returns what a program of the kit printed: one line of JSON, its last."""
+    return json.loads(process.stdout.splitlines()[-1])
 
 
 def check_imports(python: Path, tree: Path, release: Release) -> None:

@@ -4,6 +4,15 @@ The text of an error is the whole message: what was expected, what was found,
 and what to do. Only `kit.cli` shows it.
 """
 
+from pathlib import Path
+
+
+def shown(path: Path) -> Path:
+    """Returns a path as messages show it: relative to the working directory where it lies below."""
+    absolute = path.absolute()
+    here = Path.cwd()
+    return absolute.relative_to(here) if absolute.is_relative_to(here) else absolute
+
 
 class KitError(Exception):
     """A foreseeable mistake. Base of the others; never raised itself."""
@@ -12,7 +21,7 @@ class KitError(Exception):
 
 
 class ProofError(KitError):
-    """Something that was to be proved does not hold."""
+    """A proof or a validation found a fault."""
 
     exit_code = 1
 
@@ -24,7 +33,7 @@ class UsageError(KitError):
 
 
 class SourceError(KitError):
-    """A release could not be had, or is not what its pin says."""
+    """A release could not be downloaded, or is not what its pin says."""
 
     exit_code = 3
 

@@ -11,8 +11,9 @@ import enum
 import hashlib
 import os
 import shutil
+import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,35 +99,48 @@ def plan(tree: Path, patches: Sequence[Patch]) -> list[Step]:
     """Finds how each patch stands in a tree, and changes nothing.
 
     Raises:
-        TreeError: If a file that a patch touches is neither as released nor as patched.
+        TreeError: If a file that a patch touches is neither as released nor as patched, or
+            if some files of a patch are the one, and some the other.
     """
     installed = is_installed(tree)
     steps = []
-    strangers: list[tuple[Patch, Change, str]] = []
+    faults: list[str] = []
     for patch in patches:
         if installed and not patch.is_for_library:
             steps.append(Step(patch, State.LEFT_OUT, "an installed PyG has no tests"))
             continue
-        found = [(change, blob_of(tree / change.path)) for change in patch.changes]
+        blobs = [(change, blob_of(tree / change.path)) for change in patch.changes]
+        strangers = [
+            (change, blob) for change, blob in blobs if blob not in (change.before, change.after)
+        ]
         if all(
             change.path.startswith("test/") and change.before != NO_BLOB and blob == NO_BLOB
-            for change, blob in found
+            for change, blob in blobs
         ):
             reason = f"this tree has no {patch.changes[0].path}"
             steps.append(Step(patch, State.LEFT_OUT, reason))
-        elif all(blob == change.before for change, blob in found):
+        elif strangers:
+            faults += [_explain(tree, patch, change, blob) for change, blob in strangers]
+        elif all(blob == change.before for change, blob in blobs):
             steps.append(Step(patch, State.PRISTINE))
-        elif all(blob == change.after for change, blob in found):
+        elif all(blob == change.after for change, blob in blobs):
             steps.append(Step(patch, State.PATCHED))
         else:
-            strangers += [
-                (patch, change, blob)
-                for change, blob in found
-                if blob not in (change.before, change.after)
-            ]
-    if strangers:
-        raise TreeError(" ".join(_explain(tree, *stranger) for stranger in strangers))
+            faults.append(_explain_half(tree, patch, blobs))
+    if faults:
+        raise TreeError(" ".join(faults))
     return steps
+
+
+def _explain_half(tree: Path, patch: Patch, blobs: Sequence[tuple[Change, str]]) -> str:
+    patched = [change.path for change, blob in blobs if blob == change.after]
+    released = [change.path for change, blob in blobs if blob == change.before]
+    return (
+        f"{patch.name} is half applied to {tree}: {', '.join(patched)} as patched, but "
+        f"{', '.join(released)} as released. Expected all of them in the same state. Put the "
+        f"released content of the former back (in a checkout: git checkout -- FILE; else install "
+        f"PyG again), and call this again."
+    )
 
 
 def _explain(tree: Path, patch: Patch, change: Change, blob: str) -> str:
@@ -213,14 +227,7 @@ def _patch_copies(tree: Path, stage: Path, patch: Patch, reverse: bool) -> None:
         copy.parent.mkdir(parents=True, exist_ok=True)
         if (tree / change.path).exists() and not copy.exists():
             shutil.copyfile(tree / change.path, copy)
-    # The patches to upstream's tests come without context. Their place is sure
-    # all the same: the blob ids are checked before and after.
-    command = ["git", "apply", "--unidiff-zero", "--whitespace=nowarn"]
-    if reverse:
-        command.append("--reverse")
-    # No git repository around the stage may have a say.
-    env = {"GIT_CEILING_DIRECTORIES": str(stage.parent), "GIT_CONFIG_GLOBAL": os.devnull}
-    result = run([*command, patch.file], cwd=stage, env=env)
+    result = git_apply(patch.file, stage, *(["--reverse"] if reverse else []))
     for change in patch.changes:
         expected = change.before if reverse else change.after
         found = blob_of(stage / change.path)
@@ -232,28 +239,56 @@ def _patch_copies(tree: Path, stage: Path, patch: Patch, reverse: bool) -> None:
             )
 
 
+def git_apply(patch_file: Path, stage: Path, *options: str) -> "subprocess.CompletedProcess[str]":
+    """Has `git apply` patch the files of a temporary directory, whatever the exit status."""
+    # The patches to upstream's tests come without context. Their place is sure
+    # all the same: the blob ids are checked before and after.
+    command = ["git", "apply", "--unidiff-zero", "--whitespace=nowarn", *options]
+    # No git repository around the stage may have a say.
+    env = {"GIT_CEILING_DIRECTORIES": str(stage.parent), "GIT_CONFIG_GLOBAL": os.devnull}
+    return run([*command, patch_file], cwd=stage, env=env)
+
+
 def _move_into_place(tree: Path, stage: Path, changes: Sequence[Change]) -> None:
     # A link is followed: what it points to is the file in use.
-    targets = {change.path: (tree / change.path).resolve() for change in changes}
-    before = {path: t.read_bytes() if t.exists() else None for path, t in targets.items()}
+    write_all(
+        {
+            (tree / change.path).resolve(): (
+                (stage / change.path).read_bytes() if (stage / change.path).exists() else None
+            )
+            for change in changes
+        },
+        tree.resolve(),
+    )
+
+
+def write_all(files: Mapping[Path, bytes | None], top: Path) -> None:
+    """Writes all of some files, or none: a failure or an interruption undoes what was done.
+
+    Args:
+        files: The new content of each; None removes it, and what directories that empties.
+        top: The directory below which they lie. It stays.
+
+    Raises:
+        OSError: If one cannot be written.
+    """
+    before = {path: path.read_bytes() if path.exists() else None for path in files}
     made: list[Path] = []
     try:
-        for path, target in targets.items():
-            new = stage / path
-            if new.exists():
-                made += _make_directories(target.parent)
-                replace(target, new.read_bytes())
-            else:
-                target.unlink()
-                _remove_empty_directories(target.parent, tree.resolve())
+        for path, data in files.items():
+            if data is not None:
+                made += _make_directories(path.parent)
+                replace(path, data)
+            elif path.exists():
+                path.unlink()
+                _remove_empty_directories(path.parent, top)
     except BaseException:
-        for path, target in targets.items():
-            data = before[path]
+        for path, data in before.items():
             if data is None:
-                target.unlink(missing_ok=True)
-            elif not target.exists() or target.read_bytes() != data:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                replace(target, data)
+                path.unlink(missing_ok=True)
+            elif not path.exists() or path.read_bytes() != data:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                replace(path, data)
         for directory in reversed(made):
             with contextlib.suppress(OSError):
                 directory.rmdir()

@@ -1,19 +1,19 @@
 """Shows the race on a pristine release, and its absence on the patched one."""
 
-import json
 import statistics
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kit import benching, environments, patching, sources
+from kit import environments, sources
+from kit.bench import cases
 from kit.errors import ProofError, ToolError
-from kit.processes import git, last_lines, run
+from kit.processes import last_lines
 from kit.releases import Catalogue, Release
+from kit.trees import Trees, pristine_and_patched
 
-PROGRAM = Path(__file__).parent / "programs" / "prove.py"
+PROGRAM = environments.PROGRAMS / "prove.py"
 
 
 @dataclass(frozen=True)
@@ -35,20 +35,20 @@ class LayerProof:
     latency: dict[str, Any] | None
 
     def problems(self) -> list[str]:
-        """What is not as it must be, in sentences."""
-        found = []
+        """Returns what does not hold, in sentences."""
+        problems = []
         interleaved, stress = self.pristine["interleaved"], self.pristine["stress"]
         if self.status == "affected" and interleaved["spoiled_rounds"] < interleaved["rounds"]:
-            found.append(
+            problems.append(
                 f"{self.layer}: the forced interleaving was to fail in each of the "
                 f"{interleaved['rounds']} rounds on the pristine release, and failed in "
                 f"{interleaved['spoiled_rounds']}."
             )
         if self.status == "fixed" and not _clean(interleaved, stress):
-            found.append(f"{self.layer}: the pristine release counts as fixed, and races.")
+            problems.append(f"{self.layer}: the pristine release counts as fixed, and races.")
         if not _clean(self.patched["interleaved"], self.patched["stress"]):
-            found.append(f"{self.layer}: the patched release races.")
-        return found
+            problems.append(f"{self.layer}: the patched release races.")
+        return problems
 
 
 def _clean(*counts: dict[str, Any]) -> bool:
@@ -74,11 +74,11 @@ class Proof:
     layers: list[LayerProof]
 
     def problems(self) -> list[str]:
-        """What is not as it must be, in sentences."""
+        """Returns what does not hold, in sentences."""
         return [problem for layer in self.layers for problem in layer.problems()]
 
     def as_json(self) -> dict[str, Any]:
-        """The whole of it, for `--json`."""
+        """Returns all of it, for `--json`."""
         return {
             "release": self.release.version,
             "python": self.python,
@@ -121,49 +121,52 @@ def prove(
     Raises:
         ToolError: If PyG cannot be imported, or the program that runs there fails.
     """
-    with tempfile.TemporaryDirectory(prefix="pyg-threadsafe-") as name:
-        pristine, patched = Path(name) / "pristine", Path(name) / "patched"
-        sources.materialize(release, source, patched)
-        git("worktree", "add", "--quiet", pristine, "pristine", cwd=patched)
-        patching.apply(patched, patching.plan(patched, release.patches))
+    with pristine_and_patched(release, source, release.patches) as trees:
         tests = {
-            layer: patched / _touched(release, f"regression_test/{layer}.patch")
+            layer: trees.patched / _touched(release, f"regression_test/{layer}.patch")
             for layer in release.status
         }
-        code = {p.series: patched / p.changes[0].path for p in release.patches if p.is_for_library}
-        patched_layers = [layer for layer in tests if layer in code]
+        changed = {patch.series for patch in release.patches if patch.is_for_library}
+        patched_layers = [layer for layer in tests if layer in changed]
         counts: dict[Path, dict[str, Any]] = {}
         # Where no patch changes a layer, both trees run the same code.
-        for tree, layers in ((pristine, list(tests)), (patched, patched_layers)):
+        for tree, layers in ((trees.pristine, list(tests)), (trees.patched, patched_layers)):
             names = ", ".join(catalogue.classes[layer] for layer in layers)
             notify(f"Threads on the {tree.name} tree: {names} ...")
-            seen = _run(release, python, tree, device, *(tests[layer] for layer in layers))
-            counts[tree] = dict(zip(layers, seen.pop("measured"), strict=True))
+            result = _run(release, python, tree, device, *(tests[layer] for layer in layers))
+            counts[tree] = dict(zip(layers, result.pop("measured"), strict=True))
         latency: dict[str, Any] = {}
         if with_latency:
             notify("Latency, patched against pristine ...")
-            graphs = [benching.SMALL_GRAPH, benching.MIDDLE_GRAPH]
-            cases = benching.cases_of(
-                release, catalogue, patched_layers, graphs, patched, {}, ["inference"]
-            )
-            measured = benching.run_cases(python, pristine, cases)["cases"]
-            for case, found in zip(cases, measured, strict=True):
-                latency.setdefault(case["layer"], {})[case["graph"]] = _ratio(case, found["times"])
-        layers_proved = [
-            LayerProof(
-                layer,
-                status,
-                counts[pristine][layer],
-                counts[patched].get(layer, counts[pristine][layer]),
-                latency.get(layer),
-            )
-            for layer, status in release.status.items()
-        ]
-        return Proof(release, **seen, layers=layers_proved)
+            latency = _latency(release, catalogue, python, trees, patched_layers)
+    layers_proved = [
+        LayerProof(
+            layer,
+            status,
+            counts[trees.pristine][layer],
+            counts[trees.patched].get(layer, counts[trees.pristine][layer]),
+            latency.get(layer),
+        )
+        for layer, status in release.status.items()
+    ]
+    return Proof(release, **result, layers=layers_proved)
+
+
+def _latency(
+    release: Release, catalogue: Catalogue, python: Path, trees: Trees, layers: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """The ratios of each layer, by graph."""
+    graphs = [cases.SMALL_GRAPH, cases.MIDDLE_GRAPH]
+    measured = cases.cases_of(release, catalogue, layers, graphs, trees.patched, {}, ["inference"])
+    ratios: dict[str, dict[str, Any]] = {}
+    times = cases.run_cases(python, trees.pristine, measured)["cases"]
+    for case, result in zip(measured, times, strict=True):
+        ratios.setdefault(case["layer"], {})[case["graph"]] = _ratio(case, result["times"])
+    return ratios
 
 
 def _ratio(case: dict[str, Any], times: dict[str, list[float]]) -> dict[str, Any]:
-    before, after = times[benching.PRISTINE], times[benching.PATCHED]
+    before, after = times[cases.PRISTINE], times[cases.PATCHED]
     low, middle, high = statistics.quantiles(
         [b / a for a, b in zip(before, after, strict=True)], n=4
     )
@@ -186,18 +189,10 @@ def _touched(release: Release, name: str) -> str:
 
 
 def _run(release: Release, python: Path, tree: Path, *arguments: str | Path) -> Any:  # noqa: ANN401
-    # PyG leaves compiled templates in the directory for temporary files, and 2.5.0 at
-    # home, under names that all of its trees share.
-    env = {"PYTHONPATH": str(tree), "PYG_HOME": f"{tree}.home", "TMPDIR": str(tree.parent)}
-    # The first matrix product of a thread else runs on all cores, and rounds in another way.
-    env["OMP_NUM_THREADS"] = "1"
-    if environments.describe(python).tag.endswith("t"):
-        # Packages that do not know of free threading would turn the lock on again.
-        env["PYTHON_GIL"] = "0"
-    result = run([python, PROGRAM, *arguments], env=env)
-    if result.returncode != 0:
+    process = environments.run_pyg(python, PROGRAM, *arguments, tree=tree)
+    if process.returncode != 0:
         environments.check_imports(python, tree, release)
         raise ToolError(
-            f"The proof could not be run on the {tree.name} tree: {last_lines(result.stderr)}"
+            f"The proof could not be run on the {tree.name} tree: {last_lines(process.stderr)}"
         )
-    return json.loads(result.stdout.splitlines()[-1])
+    return environments.result_of(process)

@@ -2,75 +2,145 @@
 
 import dataclasses
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kit import patching, sources, upstream
-from kit.errors import KitError
-from kit.releases import VERSION_FILE, Catalogue, Release
+from kit import patching, releases, sources
+from kit.errors import KitError, UsageError
+from kit.releases import VERSION_FILE, Catalogue, Patch, Release
+from kit.upstream import topics
 
 
 @dataclass(frozen=True)
-class Finding:
-    """What validating one release gave.
+class Task:
+    """The patches of a release that are to be checked."""
+
+    release: Release
+    patches: tuple[Patch, ...]
+
+
+@dataclass(frozen=True)
+class Result:
+    """How the patches of one release did.
 
     Attributes:
         release: The release.
+        patches: Those that were checked.
         problems: What does not hold, in sentences.
         left_out: The names of the patches that this source has no files for.
     """
 
     release: Release
+    patches: tuple[Patch, ...]
     problems: tuple[str, ...]
     left_out: tuple[str, ...]
 
 
-def validate(catalogue: Catalogue, source: sources.Source) -> Iterator[Finding]:
-    """Applies and reverses the patches of every release, on the pristine files.
+def choose(catalogue: Catalogue, names: Sequence[str]) -> list[Task]:
+    """Returns what a command line asks for.
 
     Args:
         catalogue: The releases.
+        names: Versions and series. Of several versions, each is taken, and so of series; of
+            both, the patches of these series on these versions. None of them means all.
+
+    Raises:
+        UsageError: If one is neither a release nor a series, or a release takes none of the
+            series.
+    """
+    series = {name for name in names if name in catalogue.series}
+    versions = [_find(catalogue, name) for name in names if name not in series]
+    tasks = []
+    for release in catalogue.releases:
+        if versions and release not in versions:
+            continue
+        patches = tuple(p for p in release.all_patches() if not series or p.series in series)
+        if patches or not series:
+            tasks.append(Task(release, patches))
+        elif versions:
+            raise UsageError(
+                f"PyG {release.version} takes no patch of {', '.join(sorted(series))}. It takes: "
+                f"{', '.join(release.series())}."
+            )
+    if not tasks:
+        raise UsageError(f"No release takes a patch of {', '.join(sorted(series))}.")
+    return tasks
+
+
+def _find(catalogue: Catalogue, name: str) -> Release:
+    try:
+        return catalogue.find(name)
+    except UsageError as error:
+        if releases.is_version(name):
+            raise
+        raise UsageError(
+            f"{error} Nor is there such a series. Expected one of: {', '.join(catalogue.series)}."
+        ) from None
+
+
+def find_unpinned(catalogue: Catalogue, series: Collection[str]) -> list[str]:
+    """Returns what patches name in `Releases:` that is not pinned, in sentences."""
+    pinned = {releases.parse_version(release.version) for release in catalogue.releases}
+    return [
+        f"{patch.name} names {version} in its field 'Releases', which is not pinned. Expected a "
+        f"version of patches/releases.toml."
+        for name in catalogue.series
+        if not series or name in series
+        for patch in releases.find_patches(name, catalogue)
+        for version in patch.releases
+        if version[0].isdigit() and releases.parse_version(version) not in pinned
+    ]
+
+
+def validate(tasks: Sequence[Task], source: sources.Source) -> Iterator[Result]:
+    """Applies and reverses patches on the pristine files of each release.
+
+    Args:
+        tasks: What to check. Nothing else is fetched.
         source: Where the pristine trees come from. Only a git checkout has
             upstream's tests, and so the files of the patches to them.
     """
-    for release in catalogue.releases:
+    for task in tasks:
         used = source
-        if source.kind is sources.Kind.GIT and release.commit is None:
+        if source.kind is sources.Kind.GIT and task.release.commit is None:
             used = dataclasses.replace(source, kind=sources.Kind.SDIST)
         with tempfile.TemporaryDirectory(prefix="pyg-threadsafe-") as name:
             try:
-                yield _validate_one(release, used, Path(name) / "tree")
+                yield _validate_one(task, used, Path(name) / "tree")
             except KitError as error:
-                yield Finding(release, (str(error),), ())
+                yield Result(task.release, task.patches, (str(error),), ())
 
 
-def _validate_one(release: Release, source: sources.Source, tree: Path) -> Finding:
+def _validate_one(task: Task, source: sources.Source, tree: Path) -> Result:
     problems = []
-    touched = {change.path for patch in release.all_patches() for change in patch.changes}
+    release, patches = task.release, task.patches
+    touched = {change.path for patch in patches for change in patch.changes}
     sources.extract(release, source, {VERSION_FILE, *touched}, tree)
     if patching.blob_of(tree / VERSION_FILE) not in release.version_blobs:
         problems.append(f"{VERSION_FILE} is none of its version_blobs.")
-    steps = patching.plan(tree, release.all_patches())
+    steps = patching.plan(tree, patches)
     problems += [
         f"{step.patch.name} is in the pristine release already."
         for step in steps
         if step.state is patching.State.PATCHED
     ]
     patching.apply(tree, steps)
-    patched = patching.plan(tree, release.all_patches())
-    patching.apply(tree, patched, reverse=True)
-    if patching.plan(tree, release.all_patches()) != steps:
+    patching.apply(tree, patching.plan(tree, patches), reverse=True)
+    if patching.plan(tree, patches) != steps:
         problems.append("Reversing the patches does not give the pristine release back.")
     if release.is_nightly:
-        for topic in upstream.load():
-            problems += _validate_topic(topic, release, source, tree.parent / topic.name)
+        whole = patches == release.all_patches()
+        series = {patch.series for patch in patches}
+        for topic in topics.load():
+            if whole or topic.name in series:
+                problems += _validate_topic(topic, release, source, tree.parent / topic.name)
     left_out = [s.patch.name for s in steps if s.state is patching.State.LEFT_OUT]
-    return Finding(release, tuple(problems), tuple(left_out))
+    return Result(release, patches, tuple(problems), tuple(left_out))
 
 
 def _validate_topic(
-    topic: upstream.Topic, release: Release, source: sources.Source, directory: Path
+    topic: topics.Topic, release: Release, source: sources.Source, directory: Path
 ) -> list[str]:
     """The patches of a pull request are against the nightly build, too, each on its own."""
     problems = []

@@ -6,7 +6,8 @@ import subprocess
 import sys
 
 import pytest
-from kit import building, environments, releases
+from kit import environments, releases
+from kit.building import extensions as building
 from kit.cli import cli
 from kit.releases import ROOT, Catalogue
 from packaging.version import Version

@@ -4,8 +4,9 @@ import re
 from collections import Counter
 
 import pytest
-from kit import releases, upstream
+from kit import releases
 from kit.releases import NO_BLOB, PATCHES, Catalogue, Patch
+from kit.upstream import topics
 from packaging.version import Version
 
 # What PyPI has, yanked releases left out.
@@ -116,7 +117,7 @@ def test_what_uses_the_mixin_requires_it(pinned: Catalogue) -> None:
 
 def test_every_patch_file_is_taken(pinned: Catalogue) -> None:
     found = {str(path.relative_to(PATCHES)) for path in PATCHES.rglob("*.patch")}
-    forwarded = [patch for topic in upstream.load() for patch in topic.all_patches]
+    forwarded = [patch for topic in topics.load() for patch in topic.all_patches]
     assert found == {patch.name for patch in [*pinned.patches(), *forwarded]}
 
 

@@ -6,6 +6,7 @@ the layers are built; what fails on the pristine tree may fail.
 """
 
 import ast
+import itertools
 import json
 from typing import Any
 
@@ -29,11 +30,11 @@ def find_cases() -> list[str]:
 @pytest.fixture(scope="module")
 def outcomes(warm: dict[str, Warm]) -> dict[str, dict[str, Any]]:
     """How each case ends on each tree."""
-    ended = {}
-    for tree, python in warm.items():
-        result = python.run(HERE / "cases.py", *FILES)
+    ended: dict[str, dict[str, Any]] = {tree: {} for tree in warm}
+    for (tree, python), file in itertools.product(warm.items(), FILES):
+        result = python.run(HERE / "cases.py", file)
         assert result.returncode == 0, result.stderr
-        ended[tree] = json.loads(result.stdout.splitlines()[-1])
+        ended[tree].update(json.loads(result.stdout.splitlines()[-1]))
     return ended
 
 

@@ -18,7 +18,7 @@ RGATConv = getattr(nn, "RGATConv", torch.nn.Module)
 Optional = typing.Optional
 
 
-@case(8, 4, heads=2, since=(2, 0), compilers=True)
+@case(8, 4, heads=2, since=(2, 0))
 class CallsSuper(TransformerConv):
     def message(
         self,
@@ -32,6 +32,26 @@ class CallsSuper(TransformerConv):
     ) -> Tensor:
         out = super().message(query_i, key_j, value_j, edge_attr, index, ptr, size_i)
         return 2 * out
+
+
+@case(8, 4, heads=2, since=(2, 0), compilers=True)
+class NoSuper(TransformerConv):
+    """Computes the attention itself, and repeats the types that `propagate()` is called with."""
+
+    # propagate_type: (query: Tensor, key: Tensor, value: Tensor, edge_attr: OptTensor)
+
+    def message(
+        self,
+        query_i: Tensor,
+        key_j: Tensor,
+        value_j: Tensor,
+        edge_attr: OptTensor,
+        index: Tensor,
+        ptr: OptTensor,
+        size_i: Optional[int],
+    ) -> Tensor:
+        score = softmax((query_i - key_j).abs().sum(dim=-1), index, ptr, size_i)
+        return value_j * score.unsqueeze(-1)
 
 
 @case(8, 4, heads=2, edge_dim=3, dropout=0.5, since=(2, 0))
@@ -79,6 +99,8 @@ class KeepsAlpha(TransformerConv):
 @case(8, 4, since=(2, 0), compilers=True)
 class Fewer(TransformerConv):
     """Needs less than its base."""
+
+    propagate_type = {"query": Tensor, "key": Tensor, "value": Tensor, "edge_attr": OptTensor}
 
     def message(self, query_i: Tensor, value_j: Tensor) -> Tensor:
         return torch.relu(query_i + value_j)
@@ -168,13 +190,15 @@ class OtherSteps(TransformerConv):
         ptr: OptTensor = None,
         dim_size: Optional[int] = None,
     ) -> Tensor:
-        return torch.zeros_like(inputs[:1]).expand(dim_size or 1, -1, -1).index_add(0, index, inputs)
+        assert dim_size is not None
+        out = torch.zeros([dim_size, inputs.size(1), inputs.size(2)])
+        return out.index_add(0, index, inputs)
 
-    def update(self, aggr_out: Tensor, value: Tensor) -> Tensor:
-        return aggr_out - value
+    def update(self, aggr_out: Tensor) -> Tensor:
+        return torch.tanh(aggr_out)
 
 
-@case(8, 4, heads=2, until=(2, 4), compilers=True)
+@case(8, 4, heads=2, until=(2, 4))
 class GATv2(GATv2Conv):
     """Of the releases in which `message()` computes the attention."""
 
@@ -188,6 +212,15 @@ class GATv2(GATv2Conv):
         size_i: Optional[int],
     ) -> Tensor:
         return torch.relu(super().message(x_j, x_i, edge_attr, index, ptr, size_i))
+
+
+@case(8, 4, heads=2, until=(2, 4), compilers=True)
+class GATv2NoSuper(GATv2Conv):
+    # propagate_type: (x: PairTensor, edge_attr: OptTensor)
+
+    def message(self, x_j: Tensor, x_i: Tensor, index: Tensor, size_i: Optional[int]) -> Tensor:
+        alpha = softmax((x_i * x_j).sum(dim=-1), index, None, size_i)
+        return x_j * alpha.unsqueeze(-1)
 
 
 @case(8, 4, heads=2, until=(2, 4))
@@ -208,7 +241,7 @@ class GATv2KeepsAlpha(GATv2Conv):
         return x_j * alpha.unsqueeze(-1)
 
 
-@case(8, 4, heads=2, since=(2, 5), compilers=True)
+@case(8, 4, heads=2, since=(2, 5))
 class GATv2EdgeUpdate(GATv2Conv):
     """Of the releases in which `edge_update()` does."""
 
@@ -236,6 +269,14 @@ class FA(FAConv):
         self, x_j: Tensor, alpha_j: Tensor, alpha_i: Tensor, edge_weight: OptTensor
     ) -> Tensor:
         return super().message(x_j.abs(), alpha_j, alpha_i, edge_weight)
+
+
+@case(8, compilers=True)
+class FANoSuper(FAConv):
+    # propagate_type: (x: Tensor, alpha: PairTensor, edge_weight: OptTensor)
+
+    def message(self, x_j: Tensor, alpha_i: Tensor) -> Tensor:
+        return x_j * torch.sigmoid(alpha_i)
 
 
 @case(8)

@@ -1,0 +1,1 @@
+"""What thread safety costs: what is timed, how, and the page."""

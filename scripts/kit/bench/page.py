@@ -1,0 +1,444 @@
+"""The performance page: what was measured, as text and as pictures."""
+
+import statistics
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from kit import pages, pictures
+from kit.bench.cases import FIXED, ITSELF, ONE_GATHER, PATCHED, PRISTINE, UPSTREAM
+from kit.releases import ROOT, Catalogue
+
+# The page, what it is made from, and its pictures.
+PAGE = ROOT / "docs" / "performance.md"
+DATA = ROOT / "docs" / "performance.json"
+PICTURES = {
+    name: ROOT / "docs" / f"performance-{name}.svg"
+    for name in ("ratios", "growth", "threads", "free-threaded")
+}
+
+COLOURS = {
+    PRISTINE: "#5b6770",
+    PATCHED: "#1f77b4",
+    UPSTREAM: "#e9a03b",
+    ITSELF: "#c8373a",
+    ONE_GATHER: "#8e6bb0",
+    "upstream": "#e9a03b",
+    "lock": "#c8373a",
+    "deepcopy": "#4c9f70",
+    "processes": "#8e6bb0",
+}
+WAYS = {
+    "unpatched": "one layer, unpatched",
+    "patched": "one layer, patched",
+    "upstream": "one layer, upstream's fix",
+    "lock": "one lock around it",
+    "deepcopy": "`deepcopy` a thread",
+    "processes": "pool of processes",
+}
+
+INTRODUCTION = f"""\
+# What thread safety costs
+
+Made by `scripts/kit.sh bench`; no number here is typed by hand. The data are in
+[performance.json](performance.json). A ratio is taken between two times of one round,
+in one process, of variants that take turns; the interval is that of the median, at 95%,
+by the bootstrap over processes and rounds. Upstream's fix is the `GATv2Conv` of {FIXED}
+in the release that is measured; {FIXED} itself, with all of its own code, runs in a process
+of its own, after each of the others. The C library is told to keep the memory that it has:
+pages that come and go are else most of the spread. Memory is the peak of what a call has
+allocated, from torch's own record: it is the same in each run.
+"""
+
+LIMITS = """\
+The time of a call is a constant, for PyG and torch to start the operators, and then
+grows with edges times heads times channels: each message is written and read a few
+times, and little is computed from it. The patch adds one Python list a call, and takes
+nothing from either part.
+On large graphs, most of a call can be the system's, which clears each new page: where the C
+library was not told to keep its memory, `GATv2Conv` and `TransformerConv` took four to six
+times as long at inference, with the patch and without.
+
+With several threads, Python runs one thread at a time, and torch lets go of the lock
+(the GIL) within its operators. On middle graphs and larger ones the operators run side
+by side, until the cores, or the memory that they share, are used up; a lock around the
+model gives that away. On small graphs nearly all of a call is Python, and threads spend
+their time on handing the GIL to each other: there, one lock around the model, or fewer
+threads, answers more calls a second than any way without, and [a Python without the
+GIL](#without-the-gil) more than both. The patch is as fast as a copy
+of the model for each thread; it cannot be faster than Python lets threads be.
+"""
+
+
+def render(data: dict[str, Any], catalogue: Catalogue) -> str:
+    """The page, in Markdown."""
+    sections = [
+        INTRODUCTION,
+        "## One thread\n\n![Ratios of time, by layer](performance-ratios.svg)\n",
+        *_layers(data["layers"], catalogue),
+        *_large(data.get("large"), catalogue),
+        "## How the cost grows\n\n![Time by edges, and by heads](performance-growth.svg)\n",
+        _provenance(data["growth"]),
+        LIMITS,
+        "## Many threads\n\n![Calls a second, by threads](performance-threads.svg)\n",
+        _threads(data["threads"]),
+        *_free_threaded(data.get("free-threaded")),
+        "## A served model\n",
+        _served(data["served"]),
+        "## The kit itself\n",
+        _kit(data["kit"]),
+    ]
+    return "\n".join(sections).rstrip("\n") + "\n"
+
+
+def _provenance(part: dict[str, Any]) -> str:
+    when = part["when"].replace("T", " ").replace("+00:00", " UTC")
+    versions = f", torch {part['torch']}, Python {part['python']}" if "torch" in part else ""
+    return f"*`{part['command']}`, {when}, {part['machine']}{versions}.*\n"
+
+
+def _layers(part: dict[str, Any], catalogue: Catalogue) -> Iterator[str]:
+    yield _provenance(part)
+    for mode in ("inference", "training"):
+        title = "Inference" if mode == "inference" else "A step of training: forward and backward"
+        rows = [
+            f"### {title}\n",
+            "| PyG | layer | graph | nodes, edges | variant | time | ratio | interval | memory |",
+            "|---|---|---|---|---|---|---|---|---|",
+        ]
+        for ratio in part["ratios"]:
+            if ratio["mode"] != mode or ratio["variant"] == PRISTINE:
+                continue
+            rows.append(
+                f"| {ratio['release']} | {catalogue.classes[ratio['layer']]} | {ratio['graph']} "
+                f"| {ratio['nodes']:,}, {ratio['edges']:,} | {_variant(ratio, catalogue)} "
+                f"| {ratio['ms']:.3g} ms | {ratio['ratio']:.3f} "
+                f"| {ratio['low']:.3f} to {ratio['high']:.3f} | {ratio['memory_ratio']:.3f} |"
+            )
+        yield "\n".join(rows) + "\n"
+    yield _verdict(part["ratios"], catalogue)
+
+
+def _large(part: dict[str, Any] | None, catalogue: Catalogue) -> Iterator[str]:
+    if part is None:
+        return
+    yield "## Large graphs\n"
+    yield (
+        "Layers of 8 heads of 64 channels, or with messages of the same size; `VGAE` and\n"
+        "`HeteroBasisConv` are those of their threaded tests.\n"
+    )
+    yield from _layers(part, catalogue)
+
+
+def _variant(ratio: dict[str, Any], catalogue: Catalogue) -> str:
+    release = catalogue.find(ratio["release"])
+    is_fixed = release.status.get(ratio["layer"]) == "fixed"
+    return "single gather" if ratio["variant"] == PATCHED and is_fixed else str(ratio["variant"])
+
+
+def _verdict(ratios: list[dict[str, Any]], catalogue: Catalogue) -> str:
+    patched = [r for r in ratios if r["variant"] == PATCHED]
+    holds = [r for r in patched if r["low"] <= 1 <= r["high"] or r["high"] < 1]
+    memory = [r for r in patched if r["memory_ratio"] <= 1]
+    middle = sorted(r["ratio"] for r in patched)[len(patched) // 2]
+    worst = max(patched, key=lambda r: float(r["ratio"]))
+    return (
+        f"Of {len(patched)} ratios of patched layers, {len(holds)} have an interval that includes "
+        f"1.00 or lies below it; their median is {middle:.3f}, the highest {worst['ratio']:.3f} "
+        f"({worst['low']:.3f} to {worst['high']:.3f}; {worst['mode']}, {worst['graph']} graph, "
+        f"`{catalogue.classes[worst['layer']]}` of {worst['release']}, "
+        f"{_variant(worst, catalogue)}). {len(memory)} need no more memory at their peak.\n"
+    )
+
+
+def _threads(part: dict[str, Any]) -> str:
+    lines = [
+        _provenance(part),
+        f"One `GATv2Conv` of PyG {part['release']}, called by all threads at once, each with the "
+        "next request as soon as it has its answer. The unpatched layer stands first, with the "
+        "answers that it got wrong: a fast wrong answer is none.",
+        "",
+        "| graph | threads | way | calls a second | p50 | p95 | p99 | crashed | silently wrong "
+        "| memory | start |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    rows = sorted(part["rows"], key=lambda row: (row["graph"] != "small", row["threads"]))
+    for row in rows:
+        memory = row["uss_bytes"] or row["model_bytes"]
+        start = f"{row['start_s']:.1f} s" if row["start_s"] else ""
+        lines.append(
+            f"| {row['graph']} | {row['threads']} | {WAYS[row['way']]} "
+            f"| {row['calls_a_second']:,.0f} | {_ms(row['p50_ms'])} | {_ms(row['p95_ms'])} "
+            f"| {_ms(row['p99_ms'])} | {row['crashed'] / row['calls']:.1%} "
+            f"| {row['silently_wrong'] / row['calls']:.1%} | {_bytes(memory)} | {start} |"
+        )
+    lines += ["", *_against(rows)]
+    return "\n".join(lines) + "\n"
+
+
+def _free_threaded(part: dict[str, Any] | None) -> Iterator[str]:
+    if part is None:
+        return
+    yield "### Without the GIL\n\n![Without the GIL](performance-free-threaded.svg)\n"
+    yield (
+        "The same with a Python that runs threads side by side (PEP 703): what holds threads\n"
+        "back on small graphs is the GIL, and not the layer.\n"
+    )
+    yield _threads(part)
+
+
+def _against(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """The patched layer's calls a second over those of the other ways, in a table."""
+    yield "The patched layer's calls a second, over those of the other ways: the median of the"
+    yield "slices, in which the ways take turns, and their range."
+    yield ""
+    yield "| graph | threads | lock | deepcopy | upstream's fix | processes |"
+    yield "|---|---|---|---|---|---|"
+    for (graph, threads), group in groupby(rows, key=lambda r: (r["graph"], r["threads"])):
+        slices = {row["way"]: row["slices"] for row in group}
+        cells = []
+        for way in ("lock", "deepcopy", "upstream", "processes"):
+            ratios = [a / b for a, b in zip(slices["patched"], slices[way], strict=True)]
+            middle = statistics.median(ratios)
+            cells.append(f"{middle:.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+        yield f"| {graph} | {threads} | {' | '.join(cells)} |"
+
+
+def _ms(milliseconds: float | None) -> str:
+    return "" if milliseconds is None else f"{milliseconds:.3g} ms"
+
+
+def _bytes(size: int) -> str:
+    count = float(size)
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
+
+
+def _served(part: dict[str, Any]) -> str:
+    lines = [
+        _provenance(part),
+        f"Two layers of `GATv2Conv` of PyG {part['release']} behind FastAPI, whose thread pool "
+        f"shares them, under the load of {part['clients']} clients; "
+        "[examples/serving](../examples/serving/README.md) starts it.",
+        "",
+        "| | answers a second | p50 | p95 | p99 | error answers | wrong answers |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for tree, total in part["total"].items():
+        lines.append(
+            f"| {'unpatched' if tree == 'pristine' else tree} "
+            f"| {total['requests_per_second']:,.0f} "
+            f"| {total['p50_ms']:.1f} ms | {total['p95_ms']:.1f} ms | {total['p99_ms']:.1f} ms "
+            f"| {total['errors']:,} of {total['requests']:,} "
+            f"| {total['wrong']:,} of {total['requests']:,} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _kit(part: dict[str, Any]) -> str:
+    lines = [
+        _provenance(part),
+        "| command, with downloads cached | median | all |",
+        "|---|---|---|",
+    ]
+    for command, timed in part["commands"].items():
+        times = ", ".join(f"{seconds:.2f}" for seconds in timed["times_s"])
+        lines.append(f"| `{command}` | {timed['median_s']:.2f} s | {times} s |")
+    lines += ["", "How long the matrix takes is on the [status page](status.md)."]
+    return "\n".join(lines) + "\n"
+
+
+# Pictures #####################################################################
+
+
+# What each picture shows: its title, and a sentence for screen readers.
+_TITLES = {
+    "ratios": (
+        "Time over that of the unpatched layer, by layer and graph",
+        "Ratios with their 95% intervals, for inference and training. The numbers are in the "
+        "tables below the picture.",
+    ),
+    "growth": (
+        "Time of a call of GATv2Conv by edges and by heads",
+        "Two plots of milliseconds a call. The lines of the patched and the unpatched layer lie "
+        "on each other; that of upstream's fix lies above.",
+    ),
+    "threads": (
+        "Right answers a second by the number of threads",
+        "Two plots, for a small and a middle graph, with a line for each way of sharing a model. "
+        "The numbers are in the table below the picture.",
+    ),
+    "free-threaded": (
+        "Right answers a second by the number of threads, without the GIL",
+        "Two plots, for a small and a middle graph, with a line for each way of sharing a model. "
+        "The numbers are in the table below the picture.",
+    ),
+}
+
+
+def draw(data: dict[str, Any], catalogue: Catalogue, files: dict[str, Path] = PICTURES) -> None:
+    """Draws the pictures of the page."""
+    pictures.plotting()
+    drawn = {
+        "ratios": _draw_ratios(
+            [*data["layers"]["ratios"], *data.get("large", {}).get("ratios", [])], catalogue
+        ),
+        "growth": _draw_growth(data["growth"]["ratios"]),
+        "threads": _draw_threads(data["threads"]["rows"]),
+    }
+    if "free-threaded" in data:
+        drawn["free-threaded"] = _draw_threads(data["free-threaded"]["rows"])
+    for name, figure in drawn.items():
+        pictures.save(figure, files[name], *_TITLES[name])
+
+
+def read_data() -> dict[str, Any]:
+    """Returns the data that the page is made from.
+
+    Raises:
+        SourceError: If there are none.
+    """
+    data: dict[str, Any] = pages.read_data(
+        DATA, "without --render and --part, all of it is measured anew."
+    )
+    return data
+
+
+def problems(data: dict[str, Any], catalogue: Catalogue) -> Iterator[str]:
+    """Yields what the kit promises and the measurements do not show, in sentences."""
+    for part in ("layers", "large"):
+        ratios = data.get(part, {}).get("ratios", [])
+        patched = [ratio for ratio in ratios if ratio["variant"] == PATCHED]
+        for mode in ("inference", "training") if ratios else ():
+            measured = {ratio["layer"] for ratio in patched if ratio["mode"] == mode}
+            for layer in catalogue.classes.keys() - measured:
+                yield f"{part}, {mode}: {catalogue.classes[layer]} was not measured."
+        for ratio in patched:
+            if ratio["memory_ratio"] > 1:
+                yield (
+                    f"{part}, {ratio['mode']}: {catalogue.classes[ratio['layer']]} of "
+                    f"{ratio['release']} needs {ratio['memory_ratio']:.3f} times the memory on the "
+                    f"{ratio['graph']} graph."
+                )
+    for part in ("threads", "free-threaded"):
+        for row in data.get(part, {}).get("rows", []):
+            if row["way"] == "patched" and not row["right"] == row["calls"] > 0:
+                wrong = row["calls"] - row["right"]
+                yield f"{part}: {wrong} of {row['calls']} calls of the patched layer went wrong."
+    served = data.get("served", {}).get("total", {}).get("patched", {"errors": 0, "wrong": 0})
+    if served["errors"] or served["wrong"]:
+        yield f"served: {served['errors']} errors and {served['wrong']} wrong answers once patched."
+
+
+def _tidy(axis: Any) -> None:  # noqa: ANN401
+    for side in ("top", "right"):
+        axis.spines[side].set_visible(False)
+
+
+def _draw_ratios(ratios: list[dict[str, Any]], catalogue: Catalogue) -> Any:  # noqa: ANN401
+    """Each ratio with its interval, by layer and graph."""
+    pyplot = pictures.plotting()
+    shown = [ratio for ratio in ratios if ratio["variant"] != PRISTINE]
+    groups = list(dict.fromkeys((f["release"], f["layer"]) for f in shown))
+    keys = list(dict.fromkeys((f["release"], f["layer"], f["graph"]) for f in shown))
+    keys.sort(key=lambda key: groups.index(key[:2]))
+    figure, axes = pyplot.subplots(
+        1, 2, figsize=(9.5, 1.6 + 0.24 * len(keys)), sharey=True, squeeze=False
+    )
+    labels: dict[str, Any] = {}
+    for axis, mode in zip(axes[0], ("inference", "training"), strict=True):
+        axis.axvline(1, color="#999999", lw=1)
+        for ratio in shown:
+            if ratio["mode"] != mode:
+                continue
+            shift = {PATCHED: 0.0, ITSELF: 0.44}.get(ratio["variant"], 0.22)
+            y = keys.index((ratio["release"], ratio["layer"], ratio["graph"])) + shift
+            errors = [
+                [max(ratio["ratio"] - ratio["low"], 0)],
+                [max(ratio["high"] - ratio["ratio"], 0)],
+            ]
+            name = _variant(ratio, catalogue)
+            colour = "#4c9f70" if name == "single gather" else COLOURS[ratio["variant"]]
+            labels[name] = axis.errorbar(
+                ratio["ratio"], y, xerr=errors, fmt="o", ms=4, color=colour, capsize=2, lw=1.2
+            )
+        axis.set_title(mode, loc="left", weight="bold")
+        axis.set_xlabel("time over that of the unpatched layer")
+        _tidy(axis)
+    names = [f"{catalogue.classes[layer]} {release}, {graph}" for release, layer, graph in keys]
+    axes[0][0].set_yticks(range(len(keys)), names)
+    axes[0][0].set_ylim(len(keys) - 0.4, -0.6)
+    figure.legend(list(labels.values()), list(labels), loc="lower center", ncols=5, frameon=False)
+    figure.tight_layout(rect=(0, 0.4 / figure.get_figheight(), 1, 1))
+    return figure
+
+
+def _draw_growth(ratios: list[dict[str, Any]]) -> Any:  # noqa: ANN401
+    """Time by edges and by heads, patched and unpatched on top of each other."""
+    pyplot = pictures.plotting()
+    figure, axes = pyplot.subplots(1, 2, figsize=(9.5, 3.6))
+    for axis, graph in zip(axes, ("edges", "heads"), strict=True):
+        shown = [r for r in ratios if r["graph"] == graph]
+        # The unpatched one is drawn wide, such that the other can be seen on top of it.
+        for variant, style in (
+            (PRISTINE, {"lw": 6, "alpha": 0.35}),
+            (UPSTREAM, {"lw": 1.2, "ls": "--", "marker": "o", "ms": 3}),
+            (PATCHED, {"lw": 1.5, "marker": "o", "ms": 3}),
+        ):
+            points = [(r[graph], r["ms"]) for r in shown if r["variant"] == variant]
+            xs, ys = zip(*points, strict=True)
+            axis.plot(xs, ys, color=COLOURS[variant], label=variant, **style)
+        axis.set_xscale("log", base=10 if graph == "edges" else 2)
+        axis.set_yscale("log")
+        if graph == "heads":
+            edges = shown[0]["edges"]
+            axis.set_xlabel(f"heads of 8 channels, {edges:,} edges")
+            heads = [r["heads"] for r in shown if r["variant"] == PATCHED]
+            axis.set_xticks(heads, list(map(str, heads)))
+        else:
+            axis.set_xlabel("edges, ten a node")
+        axis.set_ylabel("ms a call")
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter("{x:g}" if graph == "heads" else "")
+        _tidy(axis)
+    axes[0].legend(frameon=False)
+    figure.suptitle("GATv2Conv, inference, one thread", x=0.01, ha="left", weight="bold")
+    figure.tight_layout()
+    return figure
+
+
+def _draw_threads(rows: list[dict[str, Any]]) -> Any:  # noqa: ANN401
+    """Calls a second by the number of threads, for each way."""
+    pyplot = pictures.plotting()
+    graphs = list(dict.fromkeys(row["graph"] for row in rows))
+    figure, axes = pyplot.subplots(1, len(graphs), figsize=(9.5, 3.8), squeeze=False)
+    for axis, graph in zip(axes[0], graphs, strict=True):
+        counts = sorted({row["threads"] for row in rows})
+        for way, label in WAYS.items():
+            points = [r for r in rows if r["graph"] == graph and r["way"] == way]
+            if points:
+                axis.plot(
+                    [r["threads"] for r in points],
+                    [r["right"] / r["seconds"] for r in points],
+                    color=COLOURS[way],
+                    label=label.replace("`", ""),
+                    lw=4 if way == "patched" else 1.5,
+                    alpha=0.6 if way == "patched" else 1,
+                    marker="o",
+                    ms=3,
+                )
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(counts, list(map(str, counts)))
+        axis.set_ylim(bottom=0)
+        axis.set_xlabel("threads")
+        axis.set_title(f"{graph} graph", loc="left", weight="bold")
+        _tidy(axis)
+    axes[0][0].set_ylabel("right answers a second")
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncols=3, frameon=False)
+    figure.tight_layout(rect=(0, 0.6 / figure.get_figheight(), 1, 1))
+    return figure

@@ -1,0 +1,317 @@
+"""Builds wheels of the compiled extensions that PyG uses, and keeps them in the cache."""
+
+import functools
+import os
+import re
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+from filelock import FileLock
+from packaging.specifiers import SpecifierSet
+
+from kit import environments
+from kit.building.cuda import Target, check_cuda_wheel, variables
+from kit.errors import SourceError, ToolError, TreeError, UsageError
+from kit.processes import run_logged
+from kit.releases import ROOT, read_toml
+
+PINS = Path(__file__).with_name("extensions.toml")
+
+# What one compiler needs, measured with torch 2.13.0 (CPU) and 2.14.1 (CUDA 13.0).
+MEMORY_PER_JOB = {False: 3 * 2**30, True: 4 * 2**30}
+DISK = 2 * 2**30  # bytes, for the temporary files of all builds
+
+# Is told the package, what it is doing, and whether that is its last word.
+Progress = Callable[[str, str, bool], None]
+
+
+@dataclass(frozen=True)
+class Extension:
+    """A pinned extension; `extensions.toml` explains the fields."""
+
+    name: str
+    version: str
+    torch: str
+    archive: str | None = None
+    sha256: str | None = None
+    git: str | None = None
+    commit: str | None = None
+
+    @property
+    def label(self) -> str:
+        """Its name and version, for people."""
+        return f"{self.name} {self.version}"
+
+    @property
+    def module(self) -> str:
+        """The name it is imported by."""
+        return self.name.replace("-", "_")
+
+
+def pinned() -> dict[str, Extension]:
+    """Reads `extensions.toml`: the extensions by name, the longest build first."""
+    records = read_toml(PINS)["extension"]
+    return {record["name"]: Extension(**record) for record in records}
+
+
+def select(names: Sequence[str]) -> list[Extension]:
+    """Returns the extensions that a command line names: `all` for those on PyPI, `none`.
+
+    Raises:
+        UsageError: If a name is unknown.
+    """
+    known = pinned()
+    chosen: set[str] = set()
+    for name in names:
+        if name not in (*known, "all", "none"):
+            raise UsageError(
+                f"There is no extension '{name}'. Expected some of: {', '.join(known)}; or 'all' "
+                f"(those that PyPI has), or 'none'."
+            )
+        chosen |= {e.name for e in known.values() if e.archive} if name == "all" else {name}
+    return [extension for extension in known.values() if extension.name in chosen]
+
+
+def check_fit(extensions: Sequence[Extension], torch: str) -> None:
+    """Checks that extensions build with a version of torch.
+
+    Raises:
+        UsageError: If one does not.
+    """
+    for extension in extensions:
+        if not SpecifierSet(extension.torch).contains(torch, prereleases=True):
+            raise UsageError(
+                f"{extension.label}, which is pinned, does not fit torch {torch}: it needs torch "
+                f"{extension.torch}. Name another torch with --torch."
+            )
+
+
+def build_extensions(
+    extensions: Sequence[Extension],
+    target: Target,
+    cache: Path,
+    progress: Progress,
+    *,
+    offline: bool = False,
+    find_links: str | None = None,
+) -> list[Path]:
+    """Returns the wheels of extensions from the cache, building those that it lacks, side by side.
+
+    Args:
+        extensions: Which.
+        target: What for.
+        cache: The download cache, which holds wheels too.
+        progress: Is told how it goes.
+        offline: Whether to use the cache alone.
+        find_links: A wheel index or directory to take from what PyPI does not have.
+
+    Raises:
+        ToolError: If this machine lacks what a build needs, or one fails.
+        SourceError: If one is to be built offline.
+        ProofError: If a CUDA build does not hold what was asked for.
+    """
+    folders = {e.name: _folder(cache, e.name, e.version, target) for e in extensions}
+    missing = [e for e in extensions if not cached(folders[e.name])]
+    for extension in extensions:
+        if extension not in missing:
+            progress(extension.label, "from the cache", True)
+    if missing and offline:
+        raise SourceError(
+            f"--offline was given, and the cache {cache} holds no wheel of {missing[0].label} "
+            f"for {target.key}. Call this once without --offline."
+        )
+    if missing:
+        jobs = _check_machine(target, cache)
+        for extension in missing:
+            progress(extension.label, "waiting", False)
+        tasks = [
+            functools.partial(_build_one, e, target, folders[e.name], find_links, progress)
+            for e in missing
+        ]
+        _side_by_side(tasks, jobs)
+    wheels = []
+    for extension in extensions:
+        wheel = cached(folders[extension.name])
+        assert wheel is not None
+        wheels.append(wheel)
+    return wheels
+
+
+def ensure_environment(
+    target: Target, cache: Path, progress: Progress, *, offline: bool = False
+) -> Path:
+    """Returns an interpreter that has the extensions as well, building those on first use.
+
+    Args:
+        target: Its interpreter is that of a shared environment, beside which this one is made.
+        cache: The download cache, which holds wheels too.
+        progress: Is told how it goes.
+        offline: Whether to use the cache alone.
+
+    Raises:
+        KitError: As `build_extensions` does.
+    """
+    chosen = select(["all"])
+    check_fit(chosen, target.interpreter.torch)
+    wheels = build_extensions(chosen, target, cache, progress, offline=offline)
+    directory = target.interpreter.path.parents[1]
+    return environments.with_wheels(
+        target.interpreter, wheels, directory.with_name(f"{directory.name}-extensions")
+    )
+
+
+def _folder(cache: Path, name: str, version: str, target: Target) -> Path:
+    return cache / "wheels" / f"{name}-{version}" / target.key
+
+
+def cached(folder: Path) -> Path | None:
+    """Returns the wheel in a folder, if there is one."""
+    return next(iter(sorted(folder.glob("*.whl"))), None)
+
+
+def _check_machine(target: Target, cache: Path) -> int:
+    """Returns how many compilers may run at once.
+
+    Raises:
+        ToolError: If there is no compiler, or too little memory or disk.
+    """
+    compiler = os.environ.get("CXX", "g++" if sys.platform != "darwin" else "clang++")
+    if shutil.which(compiler.split()[0]) is None:
+        raise ToolError(
+            f"No C++ compiler: {compiler.split()[0]} was not found. On Debian and Ubuntu: apt "
+            f"install g++. Or name one: CXX=clang++."
+        )
+    include = target.interpreter.include
+    if not (include / "Python.h").exists():
+        raise ToolError(
+            f"The headers of Python are missing: expected {include / 'Python.h'}. On Debian and "
+            f"Ubuntu: apt install python3-dev."
+        )
+    needed = MEMORY_PER_JOB[target.cuda is not None]
+    available = psutil.virtual_memory().available
+    if available < needed:
+        raise ToolError(
+            f"Too little memory: a compiler needs up to {needed / 2**30:.0f} GiB, and "
+            f"{available / 2**30:.1f} GiB are free. Close something, or build on another machine: "
+            f"the wheels can be copied."
+        )
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TreeError(
+            f"The cache {cache} cannot be written ({error.strerror}). PYG_THREADSAFE_CACHE=DIR "
+            f"names another one."
+        ) from None
+    for place in (Path(tempfile.gettempdir()), cache):
+        free = shutil.disk_usage(place).free
+        if free < DISK:
+            raise ToolError(
+                f"Too little disk space: the builds need {DISK / 2**30:.0f} GiB, and {place} has "
+                f"{free / 2**30:.1f} GiB. TMPDIR and PYG_THREADSAFE_CACHE name other places."
+            )
+    return max(1, min(_cores(), int(available // needed)))
+
+
+def _cores() -> int:
+    # As few as this process may use, in a container say.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _side_by_side(tasks: Sequence[Callable[[threading.Event], None]], jobs: int) -> None:
+    """Runs tasks in threads. Where one fails, or on Ctrl-C, the others are told to stop."""
+    stop = threading.Event()
+    with ThreadPoolExecutor(max_workers=jobs) as pool:
+        futures = [pool.submit(task, stop) for task in tasks]
+        try:
+            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+            for future in done:
+                future.result()
+        except BaseException:
+            stop.set()
+            for future in futures:
+                future.cancel()
+            raise
+
+
+def _build_one(
+    extension: Extension,
+    target: Target,
+    folder: Path,
+    find_links: str | None,
+    progress: Progress,
+    stop: threading.Event,
+) -> None:
+    label = extension.label
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(f"{folder}.lock")
+    with lock:
+        if cached(folder):  # by another run, meanwhile
+            progress(label, "from the cache", True)
+            return
+        start = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix="build-", dir=folder.parent) as name:
+            made = Path(name) / "wheel"
+            arguments = _what_to_build(extension, find_links, Path(name) / "requirements.txt")
+            _pip_wheel(label, arguments, made, target, progress, stop)
+            wheel = cached(made)
+            assert wheel is not None
+            if target.cuda is not None and extension.archive:
+                check_cuda_wheel(wheel, target.cuda)
+            made.rename(folder)
+        progress(label, f"built in {time.monotonic() - start:.0f} s", True)
+
+
+def _what_to_build(
+    extension: Extension, find_links: str | None, requirements: Path
+) -> list[str | Path]:
+    exact = f"{extension.name}=={extension.version}"
+    if extension.archive:
+        requirements.write_text(f"{exact} --hash=sha256:{extension.sha256}\n", encoding="utf-8")
+        return ["--no-binary=:all:", "--require-hashes", "--requirement", requirements]
+    if find_links:
+        return ["--no-index", "--find-links", find_links, "--only-binary=:all:", exact]
+    return [f"{extension.name} @ git+{extension.git}@{extension.commit}"]
+
+
+def _pip_wheel(
+    label: str,
+    arguments: Sequence[str | Path],
+    dest: Path,
+    target: Target,
+    progress: Progress,
+    stop: threading.Event,
+) -> None:
+    """Has pip build one wheel into a directory, with the torch of the target.
+
+    pip's own cache is off: it takes a CPU build for a CUDA build, and the build for
+    one torch for that of another.
+    """
+    log = ROOT / "build" / "logs" / f"{label.replace(' ', '-')}-{target.key}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    command: list[str | Path] = [target.interpreter.path, "-m", "pip", "wheel", "--verbose"]
+    command += ["--disable-pip-version-check", "--no-input", "--no-cache-dir", "--no-deps"]
+    command += ["--no-build-isolation", "--wheel-dir", dest, *arguments]
+    pattern = re.compile(r"\S*?(\w+\.(?:cpp|cu))(?=\s)")
+
+    def watch(line: str) -> None:
+        # A compiler's command line names its source file.
+        if " -c " in line and (match := pattern.search(line)):
+            progress(label, f"compiling {match[1]}", False)
+
+    progress(label, "getting its source", False)
+    code = run_logged(command, log, env=variables(target), watch=watch, stop=stop)
+    if code != 0:
+        end = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-25:])
+        raise ToolError(
+            f"{label} could not be built. The end of the log {log}:\n\n{end}\n\nExpected a C++17 "
+            f"compiler that torch {target.interpreter.torch} supports, and PyPI to answer. Name "
+            f"another compiler with CXX, check the network, or leave it out with --extensions."
+        )

@@ -1,0 +1,118 @@
+"""`bench`: measure what the patches cost."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from kit import environments, pages, releases
+from kit.bench import cases, measure, page
+from kit.console import (
+    EXIT_CODES,
+    find_python,
+    out,
+    print_path,
+    progress,
+    source_of,
+    source_options,
+    table,
+    torch_options,
+)
+from kit.errors import ProofError, UsageError
+from kit.releases import Catalogue
+
+
+@click.command(epilog=EXIT_CODES)
+@click.argument("version", metavar="[PYG-VERSION]", required=False)
+@source_options
+@torch_options
+@click.option("--full", is_flag=True, help="More processes, and large graphs.")
+@click.option(
+    "--part",
+    "parts",
+    multiple=True,
+    type=click.Choice([*measure.PARTS, measure.LARGE, measure.FREE_THREADED]),
+    help="Measure this part of the page, and keep the others. May be repeated. The last two are "
+    "not among those by default: 'large' takes twenty minutes, and 'free-threaded' needs a "
+    "--python without the GIL.",
+)
+@click.option("--render", is_flag=True, help="Draw the page anew from docs/performance.json.")
+def bench(
+    version: str | None,
+    torch: str,
+    python: Path | None,
+    full: bool,
+    parts: tuple[str, ...],
+    render: bool,
+    kind: str,
+    git_url: str,
+    offline: bool,
+) -> None:
+    """Measure what the patches cost, against what people run instead.
+
+    With a version, times the layers of that release, and prints the ratios.
+    Without one, measures what docs/performance.md shows, save for the parts 'large' and
+    'free-threaded' (eight minutes), and writes that page with its pictures.
+    """
+    catalogue = releases.load()
+    if version is not None and (parts or render):
+        raise UsageError("--part and --render are for the page: name no PYG-VERSION with them.")
+    if render:
+        _write(page.read_data(), catalogue)
+        return
+    release = catalogue.find(version) if version is not None else None
+    measure.check_parts(parts, python or environments.current_python())
+    with progress() as notify:
+        source = source_of(kind, git_url, offline, notify)
+        bench = measure.Bench(
+            catalogue,
+            source,
+            lambda needed: find_python(needed, python, torch, source.cache, offline=offline),
+            notify,
+            full,
+        )
+        if release is None:
+            _measure_page(bench, parts)
+            return
+        result = measure.measure_release(bench, release)
+    _show_ratios(result, catalogue)
+
+
+def _measure_page(bench: measure.Bench, parts: tuple[str, ...]) -> None:
+    kept = page.read_data() if parts or page.DATA.exists() else {}
+    # What is not measured by default is kept; all else is measured anew.
+    rarely = (measure.LARGE, measure.FREE_THREADED)
+    data = kept if parts else {key: part for key, part in kept.items() if key in rarely}
+    default = (*measure.PARTS, *([measure.LARGE] if bench.full else []))
+    for part in parts or default:
+        data[part] = measure.measure_part(bench, part)
+    _write(data, bench.catalogue)
+
+
+def _write(data: dict[str, Any], catalogue: Catalogue) -> None:
+    page.draw(data, catalogue)
+    files = {page.DATA: pages.dump(data), page.PAGE: page.render(data, catalogue)}
+    for file in (*pages.write(files), *page.PICTURES.values()):
+        print_path(file)
+    if faults := list(page.problems(data, catalogue)):
+        raise ProofError(" ".join(faults))
+
+
+def _show_ratios(result: dict[str, Any], catalogue: Catalogue) -> None:
+    shown = table(
+        *("layer", "edges", "", "variant"),
+        right=("ratio", "95% interval", "memory"),
+        title=f"Time against the unpatched layer, torch {result['torch']}, one thread",
+    )
+    for ratio in result["ratios"]:
+        if ratio["variant"] != cases.PRISTINE:
+            shown.add_row(
+                catalogue.classes[ratio["layer"]],
+                f"{ratio['edges']:,}",
+                ratio["mode"].replace("inference", "infer").replace("training", "train"),
+                ratio["variant"],
+                f"{ratio['ratio']:.3f}",
+                f"{ratio['low']:.3f} to {ratio['high']:.3f}",
+                f"{ratio['memory_ratio']:.3f}",
+            )
+    out.print(shown)

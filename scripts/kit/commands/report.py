@@ -1,0 +1,54 @@
+"""`report`: gather the results of the matrix into docs/status.md."""
+
+from pathlib import Path
+
+import click
+
+from kit import pages, releases, status
+from kit.console import EXIT_CODES, out, print_path
+from kit.errors import ProofError
+
+
+@click.command(epilog=EXIT_CODES)
+@click.option(
+    "--results",
+    type=click.Path(path_type=Path),
+    default=status.RESULTS,
+    metavar="DIR",
+    help="Where the matrix left its results.  [default: build/matrix]",
+)
+@click.option(
+    "--render",
+    is_flag=True,
+    help="Make page and picture anew from docs/status.json, and gather nothing.",
+)
+@click.option(
+    "--partial",
+    is_flag=True,
+    help="Make the page even where environments of the default list have not run.",
+)
+def report(results: Path, render: bool, partial: bool) -> None:
+    """Gather the results of the matrix into docs/status.md, with a picture.
+
+    The environments of tox leave their results in build/matrix.
+    """
+    catalogue = releases.load()
+    if render:
+        gathered = status.load(status.DATA)
+    else:
+        expected = status.default_environments()
+        gathered = status.gather(
+            results, catalogue, expected, "scripts/kit.sh report", partial=partial
+        )
+    status.draw(gathered, catalogue, status.PICTURE)
+    page = status.render(gathered, catalogue)
+    for file in pages.write({status.DATA: status.dump(gathered), status.PAGE: page}):
+        print_path(file)
+    print_path(status.PICTURE)
+    failed = [cell.environment for cell in gathered.cells if not cell.holds]
+    out.print(
+        f"{len(gathered.cells)} environments ran, {len(failed)} failed; "
+        f"{len(gathered.missing)} of the default list did not run."
+    )
+    if failed:
+        raise ProofError(f"Failed: {', '.join(failed)}. {status.PAGE.name} says why.")

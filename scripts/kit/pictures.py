@@ -1,0 +1,110 @@
+"""How pictures are drawn: matplotlib's settings, and SVG files that read on light and on dark."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+from xml.sax.saxutils import escape
+
+from kit import patching
+
+# Text and axes are drawn in this colour, which the file turns into that of the reader's scheme.
+INK = "#010203"
+
+_STYLE = """\
+ <style>
+  svg { color: #24292f }
+  text { fill: currentColor }
+  @media (prefers-color-scheme: dark) { svg { color: #d0d7de } }
+ </style>
+"""
+
+
+def plotting() -> Any:  # noqa: ANN401
+    """Returns `matplotlib.pyplot`, set up such that the same data give the same bytes."""
+    # Here, since few commands draw, and it takes long to import.
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    matplotlib.rcParams.update(
+        {
+            "svg.hashsalt": "pyg-threadsafe",
+            "svg.fonttype": "none",
+            "font.size": 9,
+            **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor"), INK),
+            **dict.fromkeys(("xtick.color", "ytick.color"), INK),
+        }
+    )
+    return pyplot
+
+
+def rectangles(
+    axis: Any,  # noqa: ANN401
+    boxes: Iterable[tuple[float, float, float, float]],
+    colour: str,
+) -> None:
+    """Draws boxes (left, top, width, height) of one colour as one shape, but for empty ones."""
+    from matplotlib.patches import PathPatch
+    from matplotlib.path import Path as Shape
+
+    shapes = [
+        Shape([(x, y), (x + w, y), (x + w, y + h), (x, y + h), (x, y)], closed=True)
+        for x, y, w, h in boxes
+        if w and h
+    ]
+    if shapes:
+        axis.add_patch(PathPatch(Shape.make_compound_path(*shapes), color=colour, lw=0))
+
+
+def bare(axis: Any) -> None:  # noqa: ANN401
+    """Takes the frame and the tick marks off a table of boxes."""
+    axis.tick_params(length=0)
+    for spine in axis.spines.values():
+        spine.set_visible(False)
+
+
+def save(figure: Any, file: Path, title: str, description: str) -> None:  # noqa: ANN401
+    """Writes a figure as SVG, with a title and a description for screen readers, and closes it.
+
+    Args:
+        figure: A figure of matplotlib's.
+        file: The file to write.
+        title: What it shows, in a few words.
+        description: The same in a sentence or two.
+    """
+    import io
+
+    from matplotlib import pyplot
+
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
+    pyplot.close(figure)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    patching.replace(file, compact(buffer.getvalue(), title, description).encode())
+
+
+def compact(svg: str, title: str, description: str) -> str:
+    """Returns matplotlib's SVG with a title, in the reader's colours, and a line a shape."""
+    head = f" <title>{escape(title)}</title>\n <desc>{escape(description)}</desc>\n{_STYLE}"
+    svg = re.sub(r"<svg ([^>]*)>\n", lambda m: f'<svg role="img" {m[1]}>\n{head}', svg, count=1)
+    svg = re.sub(r"\s*<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = svg.replace(INK, "currentColor")
+    # Any sans-serif font fits: the layout leaves room for a wide one.
+    svg = re.sub(r"font-family: [^;]*;", "font-family: sans-serif;", svg)
+    # matplotlib writes a line for each corner.
+    svg = re.sub(r' d="([^"]*)"', lambda m: f' d="{_path(m[1])}"', svg)
+    # A group of one shape needs no group, and no name.
+    svg = re.sub(r'<g id="(?:patch|line2d|text)_\d+">\s*(<[^<>]*/>)\s*</g>', r"\1", svg)
+    svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.DOTALL)
+    return re.sub(r"[ \t]+$", "", svg, flags=re.MULTILINE)
+
+
+def _path(data: str) -> str:
+    numbers = re.sub(
+        r"-?\d+\.\d+",
+        lambda m: f"{float(m[0]):.2f}".rstrip("0").rstrip("."),
+        " ".join(data.split()),
+    )
+    return re.sub(r" (?=M )", "\n", numbers)
