@@ -246,6 +246,8 @@ def is_opaque(value: Any) -> bool:
         return False
     if isinstance(value, (dict, list, tuple, set, frozenset, collections.deque, type)):
         return False
+    if type(value) is object:  # a mark, such as "not given"
+        return False
     if callable(value) and not isinstance(value, _STATEFUL):
         return False
     if type(value).__module__ in _SAFE:
