@@ -112,7 +112,14 @@ def _by_file(reasons: Sequence[Reason]) -> dict[str, list[Reason]]:
     return files
 
 
-_CODE = (Cause.MIXED_UP, Cause.WRONG, Cause.NO_GIL, Cause.UNTRIED, Cause.UNREACHED, Cause.FIRST_CALL)
+_CODE = (
+    Cause.MIXED_UP,
+    Cause.WRONG,
+    Cause.NO_GIL,
+    Cause.UNTRIED,
+    Cause.UNREACHED,
+    Cause.FIRST_CALL,
+)
 _LOCKABLE = (Cause.MIXED_UP, Cause.NO_GIL, Cause.WRONG, Cause.CRASHED)
 
 

@@ -88,6 +88,4 @@ def test_the_sources_still_read_so(
         return [(f.cls, f.attribute, f.kind, f.written) for f in findings if f.kind]
 
     (before,) = (each for each in committed[0] if each.release == release.version)
-    assert shown(survey.survey(tmp_path / "tree", version, None).findings) == shown(
-        before.findings
-    )
+    assert shown(survey.survey(tmp_path / "tree", version, None).findings) == shown(before.findings)

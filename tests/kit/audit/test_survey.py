@@ -77,7 +77,9 @@ def test_what_was_seen_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verdicts: list[str], word: str, races: bool
 ) -> None:
     forms = {
-        str(i): {"writes": [write_of(verdict, 1, 1) if verdict == "confirmed" else write_of(verdict)]}
+        str(i): {
+            "writes": [write_of(verdict, 1, 1) if verdict == "confirmed" else write_of(verdict)]
+        }
         for i, verdict in enumerate(verdicts)
     }
     run_with(monkeypatch, OtherConv={"forms": forms}, Clean={"forms": {"dense": {"writes": []}}})
