@@ -340,7 +340,7 @@ class Audit:
         self.by_id = state.find_path(self.nodes)
         return {
             "writes": [
-                {**each, **describing.first_call(len(values[key]) > 1)}
+                {**each, **describing.first_call(len(values.get(key, ())) > 1)}
                 for key, each in described.items()
             ],
             "recorders": recorders,
