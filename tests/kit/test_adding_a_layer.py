@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 from conftest import BEFORE, LAYER, TEST_BEFORE, VERSION_FILE, World, git, library, write
-from kit import adding, auditing, releases
-from kit.auditing import Kind
+from kit import adding, releases
+from kit.audit import static
+from kit.audit.kinds import Kind
 from kit.releases import Catalogue
 from test_adding import add, publish, remove
 
@@ -184,7 +185,7 @@ def make_patches(own: World, root: Path) -> None:
 
 def races_of(tree: Path) -> set[tuple[str, str]]:
     # The small GATv2Conv is no Python, so not the whole tree.
-    writes = auditing.audit_files(tree, [tree / OTHER])
+    writes = static.audit_files(tree, [tree / OTHER])
     return {(write.cls, write.attribute) for write in writes if write.kind is Kind.RACE}
 
 
