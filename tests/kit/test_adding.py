@@ -172,7 +172,7 @@ def test_all_or_nothing(own: World, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     before = tree_of(tmp_path)
     # The last file to be written cannot be.
     (tmp_path / "build").write_text("in the way\n")
-    with pytest.raises(TreeError, match=r"gatv2_conv.py cannot be written"):
+    with pytest.raises(TreeError, match=r"cannot be written \("):
         adding.write(addition)
     (tmp_path / "build").unlink()
     assert tree_of(tmp_path) == before

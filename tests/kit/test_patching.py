@@ -134,3 +134,12 @@ def test_every_verb_names_a_half_applied_patch(world: World, tmp_path: Path) -> 
         assert ended.returncode == 4, ended.stdout
         assert "gatv2_conv/1.8.0.patch is half applied" in ended.stderr
         assert tree_of(tree) == content
+
+
+def test_what_was_written_before_a_failure_is_undone(tmp_path: Path) -> None:
+    write(tmp_path, {"old": "old\n", "in_the_way": ""})
+    before = tree_of(tmp_path)
+    files = {"old": b"new\n", "folder/new": b"new\n", "in_the_way/new": b"new\n"}
+    with pytest.raises(OSError, match="in_the_way"):
+        patching.write_all({tmp_path / path: data for path, data in files.items()}, tmp_path)
+    assert tree_of(tmp_path) == before
