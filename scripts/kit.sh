@@ -1,11 +1,17 @@
 #!/usr/bin/env bash
 # The front door to every verb: scripts/kit.sh --help
 set -euo pipefail
+self="${BASH_SOURCE[0]}"
+while [ -L "$self" ]; do # older macOS has no `readlink -f`
+  target="$(readlink "$self")"
+  case "$target" in /*) self="$target" ;; *) self="$(dirname -- "$self")/$target" ;; esac
+done
 # shellcheck source=scripts/environment.sh
-source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+source "$(dirname -- "$self")/environment.sh"
 # Pages are drawn with matplotlib, which only the environment of the tests has.
 case " $* " in
   " report "* | " bench "* | *" --survey "* | *" --render "*) tools_python test ;;
   *) tools_python kit ;;
 esac
-exec "$python" "$root/scripts/kit" "$@"
+# -I: what lies in PYTHONPATH is for the programs that the kit runs, not for the kit.
+exec "$python" -I "$root/scripts/kit" "$@"

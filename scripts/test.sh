@@ -1,16 +1,39 @@
 #!/usr/bin/env bash
-# Runs the whole test suite: lint, the tox matrix, and the tests of the kit.
-#   --quick               without the matrix
-#   --environment NAME    one environment of the matrix, and nothing else
 set -uo pipefail
-# shellcheck source=scripts/environment.sh
-source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+usage() {
+  cat <<'TEXT'
+Usage: scripts/test.sh [--quick | --environment NAME | --help]
+
+Runs the whole test suite: lint, the tox matrix, and the tests of the kit.
+
+  --quick               Lint and the tests of the kit, without the matrix.
+  --environment NAME    One environment of the matrix, and nothing else;
+                        '.kit/test/bin/python -m tox list' names them.
+  --help                Show this, and exit.
+
+PYTHON names the interpreter to use (3.10 or newer), PYG_THREADSAFE_CACHE where
+downloads and wheels are kept.
+
+Exit codes: 0 all passed, 1 something failed, 2 wrong usage, 5 a tool that is
+needed is missing. With --environment NAME, the exit code is tox's.
+TEXT
+}
 case "$#:${1:-}" in
   0: | 1:--quick | 2:--environment) ;;
-  *) printf 'usage: scripts/test.sh [--quick | --environment NAME]\n' >&2 && exit 2 ;;
+  1:--help | 1:-h) usage && exit ;;
+  *) usage >&2 && exit 2 ;;
 esac
+self="${BASH_SOURCE[0]}"
+while [ -L "$self" ]; do # older macOS has no `readlink -f`
+  target="$(readlink "$self")"
+  case "$target" in /*) self="$target" ;; *) self="$(dirname -- "$self")/$target" ;; esac
+done
+# shellcheck source=scripts/environment.sh
+source "$(dirname -- "$self")/environment.sh"
 tools_python test
 cd "$root" || exit
+# The tests are about what lies here. Without asserts, they would all pass.
+unset PYTHONPATH PYTHONHOME PYTHONOPTIMIZE
 if [ "${1:-}" = --environment ]; then exec "$python" -m tox run -e "$2"; fi
 status=0
 "$python" -m pre_commit run --all-files || status=1

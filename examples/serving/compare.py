@@ -79,20 +79,20 @@ class Server:
         """
         deadline = time.monotonic() + limit
         # Uvicorn has chosen a free port and says which, so none can be taken.
-        while not (found := re.search(r"running on (http://[\d.:]+)", self._said())):
+        while not (match := re.search(r"running on (http://[\d.:]+)", self._said())):
             if self.process.poll() is not None:
                 raise ToolError(self._failed("ended before it answered"))
             if time.monotonic() > deadline:
                 raise ToolError(self._failed(f"did not answer within {limit:g} seconds"))
             time.sleep(0.05)
         try:
-            health = load.Client(found[1]).health()
+            health = load.Client(match[1]).health()
         except load.LoadError as error:
             raise ToolError(self._failed(f"started, but {str(error).rstrip('.')}")) from None
         file = Path(health["torch_geometric_file"])
         if not file.resolve().is_relative_to(self.tree.resolve()):
             raise ToolError(self._failed(f"uses another PyG, {file}"))
-        return found[1], health
+        return match[1], health
 
     def failed(self, error: load.LoadError) -> ToolError:
         """Returns the error to end with when the load could not be run."""
@@ -138,7 +138,7 @@ def serve(python: Path, tree: Path) -> Iterator[Server]:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What was seen of both trees.
+    """How the calls of both trees ended.
 
     Attributes:
         health: What each server said of itself.
@@ -197,37 +197,37 @@ def compare(
         # First one, then the other, then the other way round: what grows warm or slow
         # meanwhile counts for both.
         order = list(itertools.islice(itertools.cycle([*servers, *reversed(servers)]), 2 * rounds))
-        seen = []
+        outcomes = []
         for number, name in enumerate(order, start=1):
             notify(f"Round {number} of {len(order)}: {TREES[name]}, {seconds:g} seconds ...")
             try:
                 outcome = load.run(urls[name], requests, expected[name], clients, seconds)
             except load.LoadError as error:
                 raise servers[name].failed(error) from None
-            seen.append((name, outcome))
-    return Comparison(health, expected["pristine"] == expected["patched"], seen)
+            outcomes.append((name, outcome))
+    return Comparison(health, expected["pristine"] == expected["patched"], outcomes)
 
 
 def make_table(comparison: Comparison) -> Table:
-    """Lays out what was seen, a column a tree."""
+    """Returns a table of how the calls ended, a column a tree."""
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     table.add_column("")
     for heading in TREES.values():
         table.add_column(heading, justify="right")
-    found = {tree: load.total(comparison.of(tree)) for tree in TREES}
-    table.add_row("requests/s", *(f"{outcome.rate:,.0f}" for outcome in found.values()))
+    totals = {tree: load.total(comparison.of(tree)) for tree in TREES}
+    table.add_row("requests/s", *(f"{outcome.rate:,.0f}" for outcome in totals.values()))
     # How much of a difference is noise: the slowest and the fastest round.
     spread = [[outcome.rate for outcome in comparison.of(tree)] for tree in TREES]
     table.add_row("  by round", *(f"{min(rates):,.0f} to {max(rates):,.0f}" for rates in spread))
     # An error comes early, so many of them make a server fast.
-    right = (outcome.right / outcome.seconds for outcome in found.values())
+    right = (outcome.right / outcome.seconds for outcome in totals.values())
     table.add_row("right answers/s", *(f"{rate:,.0f}" for rate in right))
     for percent in (50, 95, 99):
-        cells = (load.percentile(outcome.latencies, percent) for outcome in found.values())
-        words = ("-" if cell is None else f"{cell:,.1f} ms" for cell in cells)
-        table.add_row(f"p{percent}", *words)
+        cells = (load.percentile(outcome.latencies, percent) for outcome in totals.values())
+        texts = ("-" if cell is None else f"{cell:,.1f} ms" for cell in cells)
+        table.add_row(f"p{percent}", *texts)
     for kind in ("right", "errors", "wrong"):
-        counts = [getattr(outcome, kind) for outcome in found.values()]
+        counts = [getattr(outcome, kind) for outcome in totals.values()]
         style = "red" if kind != "right" and any(counts) else ""
         name = "error" if kind == "errors" else kind
         table.add_row(f"{name} answers", *(f"{count:,}" for count in counts), style=style)
@@ -235,7 +235,7 @@ def make_table(comparison: Comparison) -> Table:
 
 
 def verdict(comparison: Comparison, release: Release) -> str:
-    """Says in a sentence what was seen."""
+    """Returns how the calls ended, in a sentence."""
     before, after = (load.total(comparison.of(tree)) for tree in TREES)
     bad = [f"{o.errors + o.wrong:,} of {o.requests:,} answers" for o in (before, after)]
     if not comparison.same_answers:
@@ -287,9 +287,9 @@ def prepare(release: Release, directory: Path) -> list[Path]:
     return trees
 
 
-def run_kit(*words: str) -> None:
+def run_kit(*arguments: str) -> None:
     """Runs a verb of the kit, and ends with its exit code where it fails: it has said why."""
-    process = subprocess.Popen([ROOT / "scripts" / "kit.sh", *words], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([ROOT / "scripts" / "kit.sh", *arguments], stdout=subprocess.DEVNULL)
     try:
         code = process.wait()
     except BaseException:

@@ -207,18 +207,18 @@ def run(
 
     with ThreadPoolExecutor(clients) as pool:
         try:
-            found = [future.result() for future in [pool.submit(work, i) for i in range(clients)]]
+            results = [future.result() for future in [pool.submit(work, i) for i in range(clients)]]
         finally:
             # A client that failed, or Ctrl-C, ends the others.
             stop.set()
     took = time.perf_counter() - start
-    ends = [end for of_client, _ in found for end in of_client]
+    ends = [end for of_client, _ in results for end in of_client]
     return Outcome(
         seconds=took,
         right=ends.count("right"),
         errors=ends.count("error"),
         wrong=ends.count("wrong"),
-        latencies=tuple(latency for _, of_client in found for latency in of_client),
+        latencies=tuple(latency for _, of_client in results for latency in of_client),
     )
 
 

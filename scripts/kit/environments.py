@@ -14,7 +14,7 @@ from filelock import FileLock
 from packaging.version import Version
 
 from kit.errors import ToolError
-from kit.processes import last_lines, run
+from kit.processes import last_lines, pip, run
 from kit.releases import ROOT, Release, read_toml
 
 # The torch that proofs run on, unless another one is named.
@@ -88,14 +88,14 @@ def ensure(torch: str, base: Path, notify: Callable[[str], None]) -> Path:
         ToolError: If it cannot be made.
     """
     directory = ROOT / ".kit" / f"torch-{torch}-{describe(base).tag}"
-    wanted = json.dumps(read_toml(ROOT / "pyproject.toml")["dependency-groups"]["pyg"])
+    group: list[str] = read_toml(ROOT / "pyproject.toml")["dependency-groups"]["pyg"]
     return _make(
         directory,
-        wanted,
+        json.dumps(group),
         f"Installing torch {torch} into .kit/{directory.name} (first use, minutes) ...",
         base,
         # Rather an older wheel than a newer source: few Pythons have all wheels.
-        ["--prefer-binary", f"torch=={torch}", *of_its_time(torch), "--group", "pyg"],
+        ["--prefer-binary", f"torch=={torch}", *of_its_time(torch), *group],
         f"Check the network, the disk, and that torch {torch} has a wheel for this Python.",
         notify,
     )
@@ -142,20 +142,20 @@ def _make(
             return python
         notify(message)
         shutil.rmtree(directory, ignore_errors=True)
-        pip: list[str | Path] = [python, "-m", "pip", "install", "--quiet"]
-        pip.append("--disable-pip-version-check")
-        commands: list[list[str | Path]] = [
-            [base, "-m", "venv", directory],
-            # Dependency groups need pip 25.1.
-            [*pip, "--upgrade", "pip>=25.1"],
-            [*pip, *requirements],
-        ]
-        for command in commands:
-            result = run(command, cwd=ROOT)
+        install = [*pip(python), "install", "--quiet"]
+        commands: dict[str, list[str | Path]] = {
+            "venv": [base, "-I", "-m", "venv", directory],
+            # The one that comes with an old Python knows neither its newer wheels nor
+            # the newest form of metadata.
+            "pip": [*install, "--upgrade", "pip"],
+            "pip install": [*install, *requirements],
+        }
+        for name, command in commands.items():
+            result = run(command)
             if result.returncode != 0:
                 raise ToolError(
-                    f"The environment .kit/{directory.name} could not be made: '{command[1]} "
-                    f"{command[2]}' said: {last_lines(result.stderr, 1)} {advice}"
+                    f"The environment .kit/{directory.name} could not be made: '{name}' said: "
+                    f"{last_lines(result.stderr, 1)} {advice}"
                 )
         complete.write_text(wanted, encoding="utf-8")
     return python
@@ -189,10 +189,10 @@ def with_wheels(shared: Interpreter, wheels: Sequence[Path], directory: Path) ->
         if complete.exists() and complete.read_text(encoding="utf-8") == wanted:
             return python
         shutil.rmtree(directory, ignore_errors=True)
-        pip: list[str | Path] = [shared.path, "-m", "pip", "--python", python, "install", "--quiet"]
-        pip += ["--disable-pip-version-check", "--no-deps", "--no-index", *wheels]
-        venv: list[str | Path] = [shared.path, "-m", "venv", "--without-pip", directory]
-        for command in (venv, pip):
+        install = [*pip(shared.path, isolated=False), "--python", python, "install", "--quiet"]
+        install += ["--no-deps", "--no-index", *wheels]
+        venv: list[str | Path] = [shared.path, "-I", "-m", "venv", "--without-pip", directory]
+        for command in (venv, install):
             result = run(command)
             if result.returncode != 0:
                 raise ToolError(

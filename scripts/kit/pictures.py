@@ -91,6 +91,8 @@ def compact(svg: str, title: str, description: str) -> str:
     svg = re.sub(r"<svg ([^>]*)>\n", lambda m: f'<svg role="img" {m[1]}>\n{head}', svg, count=1)
     svg = re.sub(r"\s*<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = svg.replace(INK, "currentColor")
+    # Any sans-serif font fits: the layout leaves room for a wide one.
+    svg = re.sub(r"font-family: [^;]*;", "font-family: sans-serif;", svg)
     # matplotlib writes a line for each corner.
     svg = re.sub(r' d="([^"]*)"', lambda m: f' d="{_path(m[1])}"', svg)
     # A group of one shape needs no group, and no name.

@@ -4,11 +4,14 @@ import contextlib
 import os
 import signal
 import subprocess
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from kit.errors import ToolError
+
+_RUN_PIP = Path(__file__).parent / "programs" / "run_pip.py"
 
 # What git does in a tree of ours must not depend on the user's settings: no
 # signing, no hooks, no conversion of line endings.
@@ -72,6 +75,56 @@ def _inherited() -> dict[str, str]:
         for key, value in os.environ.items()
         if not key.startswith("GIT_") or key in ("GIT_SSH", "GIT_SSH_COMMAND", "GIT_SSL_CAINFO")
     }
+
+
+def run_watched(
+    command: Sequence[str | Path],
+    *,
+    env: Mapping[str, str],
+    watch: Callable[[str], None],
+) -> tuple[int, str]:
+    """Runs a command, and shows what it prints on stderr while it runs.
+
+    Args:
+        command: The program and its arguments.
+        env: Variables to set on top of the inherited ones.
+        watch: Is shown each line of stderr.
+
+    Returns:
+        Its exit status, negative for a signal, and what it printed on stdout.
+
+    Raises:
+        ToolError: If the program does not exist, or is none.
+    """
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
+        try:
+            process = subprocess.Popen(
+                [str(part) for part in command],
+                env={**_inherited(), **env},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.PIPE,
+                text=True,
+                errors="replace",
+            )
+        except FileNotFoundError:
+            raise ToolError(
+                f"{command[0]} was not found. Install it, and call this again."
+            ) from None
+        except OSError as error:
+            message = f"{command[0]} cannot be run ({error.strerror}). Name a program."
+            raise ToolError(message) from None
+        assert process.stderr is not None
+        try:
+            for line in process.stderr:
+                watch(line)
+            status = process.wait()
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        output.seek(0)
+        return status, output.read()
 
 
 def run_logged(
@@ -143,6 +196,20 @@ def _killed_on(stop: threading.Event, process: "subprocess.Popen[str]") -> Itera
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+def pip(python: str | Path, *, isolated: bool = True) -> list[str | Path]:
+    """Returns how a command for pip begins; pip's own arguments follow.
+
+    Of the user's settings for pip, it follows those for the index, the proxy and the
+    certificates, and no others (see `programs/run_pip.py`).
+
+    Args:
+        python: The interpreter whose pip it is.
+        isolated: Whether pip, and what it builds with, is kept from PYTHONPATH and the user's
+            site. An interpreter of the user's may have its torch from there.
+    """
+    return [python, *(["-I"] if isolated else []), _RUN_PIP]
 
 
 def git(

@@ -7,7 +7,6 @@ import hashlib
 import os
 import subprocess
 import sys
-import tarfile
 import tempfile
 import zipfile
 from collections.abc import Callable, Collection, Iterator
@@ -19,8 +18,14 @@ from filelock import FileLock
 from packaging.version import Version
 
 from kit.errors import SourceError
-from kit.processes import git, last_lines, run
+from kit.processes import git, last_lines, pip, run
 from kit.releases import Release
+
+if sys.version_info >= (3, 12):
+    import tarfile
+else:
+    # Python 3.10.0 to 3.11.3 (Debian 12 has 3.11.2) lacks the filters of tarfile.
+    from backports import tarfile
 
 UPSTREAM = "https://github.com/pyg-team/pytorch_geometric.git"
 
@@ -322,8 +327,7 @@ def _pip_download(
     """Runs pip, which knows the user's index, proxy and certificates."""
     requirements = directory / "requirements.txt"
     requirements.write_text(requirement, encoding="utf-8")
-    command: list[str | Path] = [sys.executable, "-m", "pip", "download", "--quiet"]
-    command += ["--disable-pip-version-check", "--no-input", "--no-deps", "--no-build-isolation"]
+    command = [*pip(sys.executable), "download", "--quiet", "--no-deps", "--no-build-isolation"]
     command += ["--ignore-requires-python", "--retries=2", *options]
     command += ["--requirement", requirements, "--dest", directory]
     return run(command, env={"PIP_NO_CACHE_DIR": "1"})

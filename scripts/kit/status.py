@@ -86,7 +86,14 @@ class Status:
     missing: list[str]
 
 
-def gather(directory: Path, catalogue: Catalogue, expected: Sequence[str], command: str) -> Status:
+def gather(
+    directory: Path,
+    catalogue: Catalogue,
+    expected: Sequence[str],
+    command: str,
+    *,
+    partial: bool = False,
+) -> Status:
     """Reads the results that the environments of the matrix have left.
 
     Args:
@@ -94,9 +101,11 @@ def gather(directory: Path, catalogue: Catalogue, expected: Sequence[str], comma
         catalogue: The pinned releases, whose order is that of the cells.
         expected: The environments of the default list.
         command: What the page is to name as its maker.
+        partial: Whether some of the expected environments may be missing.
 
     Raises:
-        SourceError: If there are no results, or a file is none.
+        SourceError: If there are no results, a file is none, or is of other patches, or an
+            expected one is missing.
     """
     cells = []
     for file in sorted(directory.glob("*.xml")):
@@ -117,8 +126,13 @@ def gather(directory: Path, catalogue: Catalogue, expected: Sequence[str], comma
         )
     order = [release.version for release in catalogue.releases]
     cells.sort(key=lambda cell: (order.index(cell.release), cell.column))
-    ran = {cell.environment for cell in cells}
-    return Status(pages.machine(), command, cells, [name for name in expected if name not in ran])
+    missing = sorted(set(expected) - {cell.environment for cell in cells})
+    if missing and not partial:
+        raise SourceError(
+            f"{len(missing)} environments of the default list have left no results in {directory}: "
+            f"{', '.join(missing)}. Run 'scripts/test.sh', or call this with --partial."
+        )
+    return Status(pages.machine(), command, cells, missing)
 
 
 def _cell(name: str, suite: ElementTree.Element, catalogue: Catalogue) -> Cell:
@@ -128,9 +142,13 @@ def _cell(name: str, suite: ElementTree.Element, catalogue: Catalogue) -> Cell:
     properties = {str(item.get("name")): str(item.get("value")) for item in suite.iter("property")}
     # How threaded calls ended: `tests/pyg/test_thread_safety.py` records it.
     proof = json.loads(properties.pop("proof"))
+    release = catalogue.find(proof["release"])
+    status = {layer: layer_proof["status"] for layer, layer_proof in proof["layers"].items()}
+    if status != release.status:
+        raise ValueError(f"it is about {status}, and the patches are about {release.status}")
     return Cell(
         environment=name,
-        release=catalogue.find(proof["release"]).version,
+        release=release.version,
         python=proof["python"] + ("" if proof["gil"] else "t"),
         torch=proof["torch"],
         extensions=name.endswith("-ext"),
@@ -164,7 +182,7 @@ def dump(status: Status) -> str:
     return pages.dump(asdict(status))
 
 
-def load(file: Path = DATA) -> Status:
+def load(file: Path) -> Status:
     """Reads what `dump` wrote.
 
     Raises:

@@ -1,17 +1,11 @@
-"""What counts as proved, and what `prove` says where nothing can be."""
+"""The race, before and after: what a proof says, and what is refused."""
 
-import dataclasses
 import sys
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import VERSION_FILE, World, library, write
-from kit import environments
-from kit.errors import ToolError
+from conftest import World
 from kit.proving import LayerProof
-from kit.releases import Catalogue
 
 
 def counts(calls: int, right: int, spoiled: int = 0) -> dict[str, Any]:
@@ -81,29 +75,3 @@ def test_refusals(world: World, words: list[str], code: int, said: str) -> None:
     assert result.returncode == code, result.stderr
     assert said in result.stderr
     assert "Traceback" not in result.stderr
-
-
-@pytest.mark.parametrize("needs_extensions", [True, False])
-def test_missing_extensions_are_named(
-    catalogue: Catalogue, tmp_path: Path, needs_extensions: bool
-) -> None:
-    write(tmp_path, {**library("1.8.0"), VERSION_FILE: "import torch_sparse\n"})
-    release = dataclasses.replace(catalogue.find("1.8.0"), needs_extensions=needs_extensions)
-    with pytest.raises(ToolError) as error:
-        environments.check_imports(Path(sys.executable), tmp_path, release)
-    assert "No module named 'torch_sparse'" in str(error.value)
-    assert ("needs torch-scatter and torch-sparse" in str(error.value)) == needs_extensions
-
-
-@pytest.mark.parametrize("tag, lock", [("cpython-311", None), ("cpython-313t", "0")])
-def test_the_lock_stays_off_where_python_can_do_without(
-    catalogue: Catalogue,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    tag: str,
-    lock: str | None,
-) -> None:
-    monkeypatch.setattr(environments, "describe", lambda python: SimpleNamespace(tag=tag))
-    variables = environments.pyg_variables(tmp_path / tag, tmp_path)
-    assert variables.get("PYTHON_GIL") == lock
-    assert variables["PYTHONPATH"] == str(tmp_path)

@@ -306,10 +306,12 @@ def measure_kit(release: Release, notify: Notify) -> dict[str, Any]:
             notify(f"{label} ...")
             times = []
             for number in range(6):
-                words = [str(ROOT / command[0]), *command[1:]]
-                words += [str(Path(name) / f"tree{number}")] if words[-1] == "--dest" else []
+                arguments = [str(ROOT / command[0]), *command[1:]]
+                arguments += (
+                    [str(Path(name) / f"tree{number}")] if arguments[-1] == "--dest" else []
+                )
                 start = time.perf_counter()
-                result = run(words)
+                result = run(arguments)
                 times.append(time.perf_counter() - start)
                 if result.returncode != 0:
                     raise ToolError(f"{label} failed: {last_lines(result.stderr)}")

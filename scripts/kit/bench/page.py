@@ -107,14 +107,14 @@ def _layers(part: dict[str, Any], catalogue: Catalogue) -> Iterator[str]:
             "| PyG | layer | graph | nodes, edges | variant | time | ratio | interval | memory |",
             "|---|---|---|---|---|---|---|---|---|",
         ]
-        for found in part["ratios"]:
-            if found["mode"] != mode or found["variant"] == PRISTINE:
+        for ratio in part["ratios"]:
+            if ratio["mode"] != mode or ratio["variant"] == PRISTINE:
                 continue
             rows.append(
-                f"| {found['release']} | {catalogue.classes[found['layer']]} | {found['graph']} "
-                f"| {found['nodes']:,}, {found['edges']:,} | {_variant(found, catalogue)} "
-                f"| {found['ms']:.3g} ms | {found['ratio']:.3f} "
-                f"| {found['low']:.3f} to {found['high']:.3f} | {found['memory_ratio']:.3f} |"
+                f"| {ratio['release']} | {catalogue.classes[ratio['layer']]} | {ratio['graph']} "
+                f"| {ratio['nodes']:,}, {ratio['edges']:,} | {_variant(ratio, catalogue)} "
+                f"| {ratio['ms']:.3g} ms | {ratio['ratio']:.3f} "
+                f"| {ratio['low']:.3f} to {ratio['high']:.3f} | {ratio['memory_ratio']:.3f} |"
             )
         yield "\n".join(rows) + "\n"
     yield _verdict(part["ratios"], catalogue)
@@ -131,10 +131,10 @@ def _large(part: dict[str, Any] | None, catalogue: Catalogue) -> Iterator[str]:
     yield from _layers(part, catalogue)
 
 
-def _variant(found: dict[str, Any], catalogue: Catalogue) -> str:
-    release = catalogue.find(found["release"])
-    is_fixed = release.status.get(found["layer"]) == "fixed"
-    return "single gather" if found["variant"] == PATCHED and is_fixed else str(found["variant"])
+def _variant(ratio: dict[str, Any], catalogue: Catalogue) -> str:
+    release = catalogue.find(ratio["release"])
+    is_fixed = release.status.get(ratio["layer"]) == "fixed"
+    return "single gather" if ratio["variant"] == PATCHED and is_fixed else str(ratio["variant"])
 
 
 def _verdict(ratios: list[dict[str, Any]], catalogue: Catalogue) -> str:
@@ -228,12 +228,13 @@ def _served(part: dict[str, Any]) -> str:
         "| | answers a second | p50 | p95 | p99 | error answers | wrong answers |",
         "|---|---|---|---|---|---|---|",
     ]
-    for tree, seen in part["total"].items():
+    for tree, total in part["total"].items():
         lines.append(
-            f"| {'unpatched' if tree == 'pristine' else tree} | {seen['requests_per_second']:,.0f} "
-            f"| {seen['p50_ms']:.1f} ms | {seen['p95_ms']:.1f} ms | {seen['p99_ms']:.1f} ms "
-            f"| {seen['errors']:,} of {seen['requests']:,} "
-            f"| {seen['wrong']:,} of {seen['requests']:,} |"
+            f"| {'unpatched' if tree == 'pristine' else tree} "
+            f"| {total['requests_per_second']:,.0f} "
+            f"| {total['p50_ms']:.1f} ms | {total['p95_ms']:.1f} ms | {total['p99_ms']:.1f} ms "
+            f"| {total['errors']:,} of {total['requests']:,} "
+            f"| {total['wrong']:,} of {total['requests']:,} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -244,9 +245,9 @@ def _kit(part: dict[str, Any]) -> str:
         "| command, with downloads cached | median | all |",
         "|---|---|---|",
     ]
-    for command, seen in part["commands"].items():
-        times = ", ".join(f"{seconds:.2f}" for seconds in seen["times_s"])
-        lines.append(f"| `{command}` | {seen['median_s']:.2f} s | {times} s |")
+    for command, timed in part["commands"].items():
+        times = ", ".join(f"{seconds:.2f}" for seconds in timed["times_s"])
+        lines.append(f"| `{command}` | {timed['median_s']:.2f} s | {times} s |")
     lines += ["", "How long the matrix takes is on the [status page](status.md)."]
     return "\n".join(lines) + "\n"
 
@@ -307,6 +308,32 @@ def read_data() -> dict[str, Any]:
     return data
 
 
+def problems(data: dict[str, Any], catalogue: Catalogue) -> Iterator[str]:
+    """Yields what the kit promises and the measurements do not show, in sentences."""
+    for part in ("layers", "large"):
+        ratios = data.get(part, {}).get("ratios", [])
+        patched = [ratio for ratio in ratios if ratio["variant"] == PATCHED]
+        for mode in ("inference", "training") if ratios else ():
+            measured = {ratio["layer"] for ratio in patched if ratio["mode"] == mode}
+            for layer in catalogue.classes.keys() - measured:
+                yield f"{part}, {mode}: {catalogue.classes[layer]} was not measured."
+        for ratio in patched:
+            if ratio["memory_ratio"] > 1:
+                yield (
+                    f"{part}, {ratio['mode']}: {catalogue.classes[ratio['layer']]} of "
+                    f"{ratio['release']} needs {ratio['memory_ratio']:.3f} times the memory on the "
+                    f"{ratio['graph']} graph."
+                )
+    for part in ("threads", "free-threaded"):
+        for row in data.get(part, {}).get("rows", []):
+            if row["way"] == "patched" and not row["right"] == row["calls"] > 0:
+                wrong = row["calls"] - row["right"]
+                yield f"{part}: {wrong} of {row['calls']} calls of the patched layer went wrong."
+    served = data.get("served", {}).get("total", {}).get("patched", {"errors": 0, "wrong": 0})
+    if served["errors"] or served["wrong"]:
+        yield f"served: {served['errors']} errors and {served['wrong']} wrong answers once patched."
+
+
 def _tidy(axis: Any) -> None:  # noqa: ANN401
     for side in ("top", "right"):
         axis.spines[side].set_visible(False)
@@ -315,7 +342,7 @@ def _tidy(axis: Any) -> None:  # noqa: ANN401
 def _draw_ratios(ratios: list[dict[str, Any]], catalogue: Catalogue) -> Any:  # noqa: ANN401
     """Each ratio with its interval, by layer and graph."""
     pyplot = pictures.plotting()
-    shown = [found for found in ratios if found["variant"] != PRISTINE]
+    shown = [ratio for ratio in ratios if ratio["variant"] != PRISTINE]
     groups = list(dict.fromkeys((f["release"], f["layer"]) for f in shown))
     keys = list(dict.fromkeys((f["release"], f["layer"], f["graph"]) for f in shown))
     keys.sort(key=lambda key: groups.index(key[:2]))
@@ -325,25 +352,25 @@ def _draw_ratios(ratios: list[dict[str, Any]], catalogue: Catalogue) -> Any:  # 
     labels: dict[str, Any] = {}
     for axis, mode in zip(axes[0], ("inference", "training"), strict=True):
         axis.axvline(1, color="#999999", lw=1)
-        for found in shown:
-            if found["mode"] != mode:
+        for ratio in shown:
+            if ratio["mode"] != mode:
                 continue
-            shift = {PATCHED: 0.0, ITSELF: 0.44}.get(found["variant"], 0.22)
-            y = keys.index((found["release"], found["layer"], found["graph"])) + shift
+            shift = {PATCHED: 0.0, ITSELF: 0.44}.get(ratio["variant"], 0.22)
+            y = keys.index((ratio["release"], ratio["layer"], ratio["graph"])) + shift
             errors = [
-                [max(found["ratio"] - found["low"], 0)],
-                [max(found["high"] - found["ratio"], 0)],
+                [max(ratio["ratio"] - ratio["low"], 0)],
+                [max(ratio["high"] - ratio["ratio"], 0)],
             ]
-            name = _variant(found, catalogue)
-            colour = "#4c9f70" if name == "single gather" else COLOURS[found["variant"]]
+            name = _variant(ratio, catalogue)
+            colour = "#4c9f70" if name == "single gather" else COLOURS[ratio["variant"]]
             labels[name] = axis.errorbar(
-                found["ratio"], y, xerr=errors, fmt="o", ms=4, color=colour, capsize=2, lw=1.2
+                ratio["ratio"], y, xerr=errors, fmt="o", ms=4, color=colour, capsize=2, lw=1.2
             )
         axis.set_title(mode, loc="left", weight="bold")
         axis.set_xlabel("time over that of the unpatched layer")
         _tidy(axis)
-    words = [f"{catalogue.classes[layer]} {release}, {graph}" for release, layer, graph in keys]
-    axes[0][0].set_yticks(range(len(keys)), words)
+    names = [f"{catalogue.classes[layer]} {release}, {graph}" for release, layer, graph in keys]
+    axes[0][0].set_yticks(range(len(keys)), names)
     axes[0][0].set_ylim(len(keys) - 0.4, -0.6)
     figure.legend(list(labels.values()), list(labels), loc="lower center", ncols=5, frameon=False)
     figure.tight_layout(rect=(0, 0.4 / figure.get_figheight(), 1, 1))
@@ -355,22 +382,22 @@ def _draw_growth(ratios: list[dict[str, Any]]) -> Any:  # noqa: ANN401
     pyplot = pictures.plotting()
     figure, axes = pyplot.subplots(1, 2, figsize=(9.5, 3.6))
     for axis, graph in zip(axes, ("edges", "heads"), strict=True):
-        found = [r for r in ratios if r["graph"] == graph]
+        shown = [r for r in ratios if r["graph"] == graph]
         # The unpatched one is drawn wide, such that the other can be seen on top of it.
         for variant, style in (
             (PRISTINE, {"lw": 6, "alpha": 0.35}),
             (UPSTREAM, {"lw": 1.2, "ls": "--", "marker": "o", "ms": 3}),
             (PATCHED, {"lw": 1.5, "marker": "o", "ms": 3}),
         ):
-            points = [(r[graph], r["ms"]) for r in found if r["variant"] == variant]
+            points = [(r[graph], r["ms"]) for r in shown if r["variant"] == variant]
             xs, ys = zip(*points, strict=True)
             axis.plot(xs, ys, color=COLOURS[variant], label=variant, **style)
         axis.set_xscale("log", base=10 if graph == "edges" else 2)
         axis.set_yscale("log")
         if graph == "heads":
-            edges = found[0]["edges"]
+            edges = shown[0]["edges"]
             axis.set_xlabel(f"heads of 8 channels, {edges:,} edges")
-            heads = [r["heads"] for r in found if r["variant"] == PATCHED]
+            heads = [r["heads"] for r in shown if r["variant"] == PATCHED]
             axis.set_xticks(heads, list(map(str, heads)))
         else:
             axis.set_xlabel("edges, ten a node")

@@ -103,12 +103,12 @@ def _find_toolkit() -> tuple[Path, str]:
     ]:
         if not nvcc.exists():
             continue
-        found = re.search(r"release (\d+\.\d+)", run([nvcc, "--version"]).stdout)
+        release = re.search(r"release (\d+\.\d+)", run([nvcc, "--version"]).stdout)
         here = re.search(
             r"^#\$ _HERE_=(.+)$", run([nvcc, "--dryrun", "-x", "cu", os.devnull]).stderr, re.M
         )
-        if found and here:
-            return Path(here[1]).parent, found[1]
+        if release and here:
+            return Path(here[1]).parent, release[1]
     where = f"in {named[0]} (CUDA_HOME)" if named else "on PATH or in /usr/local/cuda"
     raise ToolError(
         f"No CUDA toolkit was found: expected nvcc {where}. Install one of the CUDA version of "
@@ -177,14 +177,14 @@ def check_cuda_wheel(wheel: Path, cuda: Cuda) -> str:
             archive.extractall(name, members)
         for member in members:
             path = Path(name) / member
-            found = _device_code(path, cuda.cuobjdump)
-            if not found:
+            held = _device_code(path, cuda.cuobjdump)
+            if not held:
                 # It holds code for CPUs alone, and then the linker drops the CUDA runtime.
                 continue
             with_code += 1
-            if not wanted <= found:
+            if not wanted <= held:
                 raise ProofError(
-                    f"{member} of {wheel.name} holds device code for {', '.join(sorted(found))}: "
+                    f"{member} of {wheel.name} holds device code for {', '.join(sorted(held))}: "
                     f"expected {', '.join(sorted(wanted))}."
                 )
             needed = re.findall(
@@ -204,9 +204,9 @@ def check_cuda_wheel(wheel: Path, cuda: Cuda) -> str:
 
 
 def _device_code(path: Path, cuobjdump: Path) -> set[str]:
-    found: set[str] = set()
+    held: set[str] = set()
     for option, kind in (("--list-elf", "sm"), ("--list-ptx", "compute")):
         listed = run([cuobjdump, option, path]).stdout
         archs = re.findall(r"\.sm_(\d+[af]?)\.(?:cubin|ptx)", listed)
-        found |= {f"{kind}_{arch}" for arch in archs}
-    return found
+        held |= {f"{kind}_{arch}" for arch in archs}
+    return held

@@ -303,8 +303,8 @@ def _pip_wheel(
 
     def watch(line: str) -> None:
         # A compiler's command line names its source file.
-        if " -c " in line and (found := pattern.search(line)):
-            progress(label, f"compiling {found[1]}", False)
+        if " -c " in line and (match := pattern.search(line)):
+            progress(label, f"compiling {match[1]}", False)
 
     progress(label, "getting its source", False)
     code = run_logged(command, log, env=variables(target), watch=watch, stop=stop)

@@ -1,29 +1,90 @@
 """`audit`: say whether threads can share a model, or the layers of a PyG."""
 
+import json
 import shlex
 import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.text import Text
 
-from kit import environments, pages, patching, releases, sources, surveying
+from kit import environments, pages, patching, releases, sources
+from kit.audit import advice, page, running, survey, text
+from kit.audit.model import Options, audit_model
+from kit.audit.verdict import Verdict, Word, is_allowed, judge
 from kit.console import (
     EXIT_CODES,
+    Command,
     find_python,
     out,
+    print_path,
     progress,
     source_of,
     source_options,
     torch_options,
 )
-from kit.errors import ProofError, TreeError, UsageError, shown
+from kit.errors import ProofError, TreeError, UsageError
 from kit.releases import Catalogue, Release
+
+
+def _model_options(command: Command) -> Command:
+    """Adds the options of the audit of a model."""
+    for option in (
+        click.option(
+            "--json",
+            "json_file",
+            type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
+            metavar="FILE",
+            help="Write all of it as JSON, too; with -, print that alone.",
+        ),
+        click.option(
+            "--allow",
+            multiple=True,
+            metavar="CLASS.ATTRIBUTE",
+            help="Do not count this one, which you know to be harmless. Repeatable; CLASS.* for "
+            "all of a class, @FILE for one a line.",
+        ),
+        click.option(
+            "--tolerance",
+            type=float,
+            default=0.0,
+            metavar="X",
+            help="How far two results of one call may differ, as on a GPU.  [default: not a bit]",
+        ),
+        click.option(
+            "--grad", is_flag=True, help="Record gradients: the model computes with them."
+        ),
+        click.option(
+            "--calls", type=int, metavar="N", help="How many calls threads make of the model."
+        ),
+        click.option(
+            "--method",
+            "methods",
+            multiple=True,
+            metavar="NAME[=MODULE:FACTORY]",
+            help="Call this method, on inputs of its own. Repeatable.  [default: forward, and what "
+            "PyG documents, such as encode of a VGAE]",
+        ),
+        click.option(
+            "--inputs",
+            metavar="MODULE:FACTORY",
+            help="What returns arguments for the model: a tuple, a dictionary, or one value; "
+            "other ones in each call.",
+        ),
+        click.option(
+            "--model", metavar="MODULE:FACTORY", help="Audit the model that this returns."
+        ),
+    ):
+        command = option(command)
+    return command
 
 
 @click.command(epilog=EXIT_CODES)
 @click.argument("version", required=False, metavar="PYG-VERSION")
+@_model_options
 @click.option("--installed", is_flag=True, help="Audit the PyG of your own environment.")
 @click.option(
     "--path",
@@ -32,30 +93,29 @@ from kit.releases import Catalogue, Release
     metavar="DIR",
     help="Audit this checkout, source tree or site-packages.",
 )
-@click.option("--model", metavar="MODULE:FACTORY", help="Audit the model that this returns.")
-@click.option(
-    "--inputs",
-    metavar="MODULE:FACTORY",
-    help="What returns arguments for the model: a tuple, a dictionary, or one value; other "
-    "ones in each call.",
-)
-@click.option("--calls", type=int, metavar="N", help="How many calls threads make of the model.")
 @click.option("--static", is_flag=True, help="Read the sources alone, and run nothing.")
 @click.option("--all", "show_all", is_flag=True, help="Show what threads can live with, too.")
-@click.option("--survey", is_flag=True, help="Audit every release, into docs/audit.md.")
+@click.option(
+    "--survey", "all_releases", is_flag=True, help="Audit every release, into docs/audit.md."
+)
 @click.option("--render", is_flag=True, help="Make docs/audit.md anew from docs/audit.json.")
 @source_options
 @torch_options
 def audit(
     version: str | None,
-    installed: bool,
-    tree: Path | None,
     model: str | None,
     inputs: str | None,
+    methods: tuple[str, ...],
     calls: int | None,
+    grad: bool,
+    tolerance: float,
+    allow: tuple[str, ...],
+    json_file: Path | None,
+    installed: bool,
+    tree: Path | None,
     static: bool,
     show_all: bool,
-    survey: bool,
+    all_releases: bool,
     render: bool,
     torch: str,
     python: Path | None,
@@ -65,12 +125,16 @@ def audit(
 ) -> None:
     """Say whether threads can share a model, or the layers of a PyG.
 
-    The sources are read for writes to `self` that a forward pass can reach. Then
-    each layer is run: traced, forced to interleave wherever a written attribute is
-    read back, and stressed. With --model, your own model is, in your own environment
-    (--python, or the active one), from the directory that you are in.
+    With --model, your own model is called, in your own environment (--python, or the
+    active one), from the directory that you are in. "Safe" means: of all that the Python
+    code of these calls writes, no call took what another one had written, in every
+    interleaving that was tried. It cannot know of inputs that take another way (it says
+    what the source can write there), nor of what C++ keeps (it says "not shown to be safe").
+
+    The layers of a PyG are read for writes to `self` that a forward pass can reach, and
+    each one is called in the same way.
     """
-    asked = [version, installed, tree, model, survey, render]
+    asked = [version, installed, tree, model, all_releases, render]
     if sum(map(bool, asked)) != 1:
         raise UsageError(
             "What is to be audited? Name one of: a PYG-VERSION, --installed, --path DIR, "
@@ -79,72 +143,154 @@ def audit(
     if bool(model) != bool(inputs):
         raise UsageError("--model and --inputs go together: a model is run on its inputs.")
     catalogue = releases.load()
-    if survey or render:
+    allowed = _read_allowed(allow)
+    if all_releases or render:
         _survey_all(catalogue, render, kind, git_url, offline)
-        return
-    if model and inputs:
-        _audit_model(catalogue, surveying.user_python(python), model, inputs, calls)
-        return
-    with tempfile.TemporaryDirectory(prefix="pyg-threadsafe-") as name, progress() as notify:
-        source = source_of(kind, git_url, offline, notify)
-        release: Release | None = None
-        if version is not None:
-            release = catalogue.find(version)
-            root = Path(name) / "pristine"
-            sources.materialize(release, source, root)
-        elif tree is not None:
-            root = tree.absolute()
-        else:
-            python = surveying.user_python(python)
-            found = surveying.find_installed(python)
-            if found is None:
-                raise TreeError(
-                    f"{python} has no PyG: 'import torch_geometric' would fail. Activate the "
-                    f"environment that has it, or name its interpreter: --python PATH."
-                )
-            root = found
-        if release is None:
-            known = patching.identify(root, catalogue)
-            release = known[-1] if known else None
-        if not static and python is None:
-            python = find_python(release, None, torch, source.cache, offline=offline)
-        notify("Reading and running its layers ...")
-        result = surveying.survey(
-            root,
-            release.version if release else str(root),
-            None if static or python is None else python,
-            path=not installed,
+    elif model and inputs:
+        options = Options(methods, calls, grad, tolerance)
+        user_python = running.user_python(python)
+        _audit_model(
+            catalogue, user_python, (model, inputs), options, allowed, (show_all, json_file)
         )
-    _show_survey(result, catalogue, release, root if version is None else None, show_all)
-    races = sorted({finding.cls for finding in result.findings if finding.races})
-    if races:
-        raise ProofError(f"Threads cannot share: {', '.join(races)}.")
+    else:
+        with tempfile.TemporaryDirectory(prefix="pyg-threadsafe-") as name, progress() as notify:
+            source = source_of(kind, git_url, offline, notify)
+            root, release, python = _find_tree(
+                catalogue, source, (version, tree), Path(name), python, installed
+            )
+            if not static and python is None:
+                python = find_python(release, None, torch, source.cache, offline=offline)
+            notify("Reading and running its layers ...")
+            result = survey.survey(
+                root,
+                release.version if release else str(root),
+                None if static or python is None else python,
+                path=not installed,
+            )
+        _show_survey(
+            result,
+            catalogue,
+            release,
+            root if version is None else None,
+            (show_all, json_file),
+            allowed,
+        )
+
+
+def _read_allowed(words: Sequence[str]) -> frozenset[str]:
+    """The attributes that are allowed, those in files as well.
+
+    Raises:
+        UsageError: If a file cannot be read, or something is no attribute of a class.
+    """
+    names: list[str] = []
+    for word in words:
+        if not word.startswith("@"):
+            names.append(word)
+            continue
+        try:
+            lines = Path(word[1:]).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(
+                f"--allow {word}: the file cannot be read ({error}). Expected one CLASS.ATTRIBUTE a "
+                f"line; what follows a # is a comment."
+            ) from None
+        names += [line.split("#")[0].strip() for line in lines]
+    for name in filter(None, names):
+        if "." not in name:
+            raise UsageError(
+                f"--allow {name}: expected CLASS.ATTRIBUTE, such as GATv2Conv._alpha, or CLASS.* for "
+                f"all attributes of a class."
+            )
+    return frozenset(filter(None, names))
+
+
+def _find_tree(
+    catalogue: Catalogue,
+    source: sources.Source,
+    asked: tuple[str | None, Path | None],
+    folder: Path,
+    python: Path | None,
+    installed: bool,
+) -> tuple[Path, Release | None, Path | None]:
+    """The PyG to audit, its release if it is a known one, and the interpreter to run it with."""
+    version, tree = asked
+    release: Release | None = None
+    if version is not None:
+        release = catalogue.find(version)
+        root = folder / "pristine"
+        sources.materialize(release, source, root)
+    elif tree is not None:
+        root = tree.absolute()
+    else:
+        python = running.user_python(python)
+        place = running.find_installed(python)
+        if place is None:
+            raise TreeError(
+                f"{python} has no PyG: 'import torch_geometric' would fail. Activate the "
+                f"environment that has it, or name its interpreter: --python PATH."
+            )
+        root = place
+    if release is None:
+        known = patching.identify(root, catalogue)
+        release = known[-1] if known else None
+    return root, release, python if version is None or python is not None else None
+
+
+# The layers of a PyG.
 
 
 def _show_survey(
-    result: surveying.Survey,
+    result: survey.Survey,
     catalogue: Catalogue,
     release: Release | None,
     tree: Path | None,
+    how: tuple[bool, Path | None],
+    allowed: frozenset[str],
+) -> None:
+    show_all, json_file = how
+    racing = [finding for finding in result.findings if finding.races]
+    left_out = [finding for finding in racing if finding.only_if_used]
+    allowed_ones = [f for f in racing if is_allowed(f"{f.cls}.{f.attribute}", allowed)]
+    races = [finding for finding in racing if finding not in (*left_out, *allowed_ones)]
+    names = sorted({finding.cls for finding in races})
+    data = {"races": names, "left_out": sorted({f.cls for f in left_out}), **asdict(result)}
+    if not _write_json(json_file, data):
+        _print_survey(result, release, races, show_all)
+        if races:
+            out.print(Text("What to do", style="bold"))
+            _show_tree_advice(races, catalogue, release, tree)
+        for finding in dict.fromkeys(f.cls for f in left_out):
+            reason = next(f.reason for f in left_out if f.cls == finding)
+            out.print(
+                Text(f"Not counted, since it matters only to who uses it: {finding}. {reason}")
+            )
+        if allowed_ones:
+            shown = ", ".join(sorted({f"{f.cls}.{f.attribute}" for f in allowed_ones}))
+            out.print(Text(f"Allowed: {shown}"))
+    if names:
+        raise ProofError(f"Threads cannot share: {', '.join(names)}.")
+
+
+def _print_survey(
+    result: survey.Survey,
+    release: Release | None,
+    races: Sequence[survey.Finding],
     show_all: bool,
 ) -> None:
     name = f"PyG {release.version}" if release else f"The PyG in {result.release}"
     ran = f", torch {result.torch}, Python {result.python}" if result.torch else ", read only"
     out.print(Text.assemble((name, "bold"), ran))
-    races = [finding for finding in result.findings if finding.races]
-    names = sorted({finding.cls for finding in races})
+    count = len({finding.cls for finding in races})
     if races:
-        out.print(Text(f"Threads cannot share {len(names)} of its classes.", style="bold red"))
+        out.print(Text(f"Threads cannot share {count} of its classes.", style="bold red"))
     else:
         out.print(Text("Threads can share its layers.", style="bold green"))
     for finding in result.findings if show_all else races:
         _show_finding(finding)
-    if races:
-        out.print(Text("What to do", style="bold"))
-        _show_advice(names, catalogue, release, tree)
     if not show_all:
-        words = [surveying.word_of(finding) for finding in result.findings if not finding.races]
-        counts = ", ".join(f"{word} {words.count(word)}" for word in dict.fromkeys(sorted(words)))
+        others = [page.word_of(finding) for finding in result.findings if not finding.races]
+        counts = ", ".join(f"{word} {others.count(word)}" for word in dict.fromkeys(sorted(others)))
         out.print(f"Other attributes that calls write: {counts or 'none'} (--all shows them).")
     if result.layers:
         out.print(f"{len(result.layers)} layers and models were run.")
@@ -152,8 +298,8 @@ def _show_survey(
         out.print(Text(f"Read only, as it could not be run: {failed} ({error})", style="dim"))
 
 
-def _show_finding(finding: surveying.Finding) -> None:
-    word = surveying.word_of(finding)
+def _show_finding(finding: survey.Finding) -> None:
+    word = page.word_of(finding)
     out.print(Text.assemble("  ", (finding.cls, "bold"), f": {finding.attribute} ({word})"))
     for label, places in (("written", finding.written), ("read", finding.read)):
         for place in places[:3]:
@@ -170,119 +316,104 @@ def _show_finding(finding: surveying.Finding) -> None:
         out.print(Text(f"    {finding.reason}", style="dim"))
 
 
-def _show_advice(
-    names: list[str], catalogue: Catalogue, release: Release | None, tree: Path | None
+def _show_tree_advice(
+    races: Sequence[survey.Finding],
+    catalogue: Catalogue,
+    release: Release | None,
+    tree: Path | None,
 ) -> None:
     """How to be rid of each race: a patch of the kit's, an upgrade, or a lock."""
-    patched, fixed, rest = [], {}, []
-    for name in names:
-        series, version = surveying.advice(catalogue, release, name)
-        if series:
-            patched.append(name)
-        if version:
-            fixed[name] = version
-        if not series and not version:
-            rest.append(name)
+    fixes = {
+        finding.cls: advice.find_fixes(catalogue, release, finding.written[0].rpartition(":")[0])
+        for finding in races
+    }
+    patched = [cls for cls, each in fixes.items() if each.series]
     if patched and release is not None:
-        where = f" --tree {shlex.quote(str(tree))}" if tree is not None else ""
+        command = [str(releases.ROOT / "scripts" / "apply.sh"), release.version]
+        command += ["--tree", str(tree)] if tree is not None else []
         out.print(f"  Patch {', '.join(patched)}:")
-        out.print(Text(f"    scripts/apply.sh {release.version}{where}"))
-    for version in dict.fromkeys(fixed.values()):
-        layers = [name for name in fixed if fixed[name] == version]
+        out.print(Text(f"    {shlex.join(command)}"))
+    for version in dict.fromkeys(each.release for each in fixes.values() if each.release):
+        layers = [cls for cls in fixes if fixes[cls].release == version]
         out.print(f"  Or upgrade: upstream has fixed {', '.join(layers)} in {version}.")
+    rest = [cls for cls, each in fixes.items() if not each.series and not each.release]
     if rest:
         out.print(f"  No patch here and no release fixes {', '.join(rest)}.")
-    out.print("  Until then, let one call at a time in:")
+    out.print(f"  {'Until then' if len(rest) < len(fixes) else 'Or'}, let one call at a time in:")
     out.print(Text("    lock = threading.Lock()  # one a model"))
     out.print(Text("    with lock:\n        result = model(...)"))
 
 
+def _write_json(file: Path | None, data: dict[str, Any]) -> bool:
+    """Writes data as JSON if a file is named, and says whether that was the standard output."""
+    if file is None:
+        return False
+    content = json.dumps(data, indent=1)
+    if str(file) == "-":
+        click.echo(content)
+        return True
+    try:
+        file.write_text(content + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"--json {file}: it cannot be written ({error.strerror}).") from None
+    return False
+
+
+# A model.
+
+
+def as_data(
+    verdict: Verdict, what_to_do: Sequence[advice.Advice], report: dict[str, Any]
+) -> dict[str, Any]:
+    """All that is known of a model, for JSON."""
+    return {
+        "verdict": verdict.word.value,
+        "reasons": [{**asdict(each), "cause": each.cause.value} for each in verdict.reasons],
+        "conditions": list(verdict.conditions),
+        "basis": verdict.basis,
+        "allowed": list(verdict.allowed),
+        "advice": [asdict(each) for each in what_to_do],
+        "report": report,
+    }
+
+
 def _audit_model(
-    catalogue: Catalogue, python: Path, model: str, inputs: str, calls: int | None
+    catalogue: Catalogue,
+    python: Path,
+    names: tuple[str, str],
+    options: Options,
+    allowed: frozenset[str],
+    how: tuple[bool, Path | None],
 ) -> None:
+    show_all, json_file = how
+    model, inputs = names
     with progress() as notify:
         notify(f"Running {model} with {python} ...")
-        seen = surveying.survey_model(python, model, inputs, calls)
-        root = surveying.find_installed(python)
-        known = patching.identify(root, catalogue) if root is not None else []
-    release = known[-1] if known else None
-    stress = seen["stress"]
-    races = [write for write in seen["writes"] if write["verdict"] == "confirmed"]
-    open_ends = [
-        write
-        for write in seen["writes"]
-        if write["verdict"] == "not forced" and not write["first_call_only"]
-    ]
-    bad = stress is not None and stress["right"] != stress["calls"]
-    if races or bad:
-        verdict = "Not safe: threads that share this model take each other's values."
-    elif seen["nondeterministic"] or open_ends:
-        verdict = "Not shown to be safe: no race was seen, but not everything could be tried."
-    else:
-        verdict = "Safe: no call of this model reads back what another one may have written."
-    out.print(Text(verdict, style="bold green" if verdict.startswith("Safe") else "bold red"))
-    pyg = f"PyG {seen['torch_geometric']}, " if seen["torch_geometric"] else ""
-    out.print(
-        f"{model}: {seen['modules']} modules; {pyg}torch {seen['torch']}, Python {seen['python']}"
-    )
-    out.print(Text("Evidence", style="bold"))
-    for write in seen["writes"]:
-        _show_write(write)
-    if not seen["writes"]:
-        out.print("  A call writes nothing to the model or to what it holds.")
-    if stress is not None:
-        out.print(
-            f"  {stress['threads']} threads, {stress['calls']} calls: {stress['right']} right, "
-            f"{stress['crashed']} crashed, {stress['silently_wrong']} silently wrong"
-        )
-    for note in seen["notes"]:
-        out.print(Text(f"  {note}"))
-    for finding in seen["unseen"]:
-        out.print(
-            Text(
-                f"  Not seen on these inputs, but the source of {finding['cls']} can write "
-                f"{finding['attribute']}: {finding['written'][0]}"
-            )
-        )
-    names = sorted({write["class"] for write in races})
-    if races or bad or open_ends:
-        out.print(Text("What to do", style="bold"))
-        _show_advice(names, catalogue, release, root)
-    elif any(write["first_call_only"] for write in seen["writes"]):
-        out.print(
-            "Make one call before threads share it: the first one writes what later ones read."
-        )
-    if not verdict.startswith("Safe"):
-        where = ", ".join(
-            f"{write['submodule'] or 'the model'} ({write['class']}.{write['attribute']})"
-            for write in races
-        )
-        raise ProofError(f"{verdict.split(':')[0]}: {where or 'see the evidence above'}.")
-
-
-def _show_write(write: dict[str, Any]) -> None:
-    where = write["submodule"] or "the model itself"
-    name = Text.assemble("  ", (where, "bold"), f" ({write['class']}): {write['attribute']}")
-    out.print(name)
-    for label, places in (("written", write["written"]), ("read", write["read"])):
-        for file, line, function in places[:3]:
-            out.print(Text(f"    {label:8}{file}:{line} ({function})"))
-    forced = write["interleaved"]
-    if write["verdict"] == "confirmed":
-        text = (
-            f"    forced  {forced['right']} of {forced['calls']} calls right, "
-            f"{forced['crashed']} crashed, {forced['silently_wrong']} silently wrong"
-        )
-        out.print(Text(text, style="red"))
-    else:
-        static = write.get("static")
-        kind = f" ({static['kind']})" if static else ""
-        out.print(Text(f"    {write['verdict']}{kind}: {write['reason']}", style="dim"))
+        report = audit_model(python, model, inputs, options, notify)
+    root = Path(report["installed"]) if report["installed"] else None
+    known = patching.identify(root, catalogue) if root is not None else []
+    verdict = judge(report, allowed)
+    what_to_do = advice.advise(verdict, report, catalogue, known[-1] if known else None, root)
+    if not _write_json(json_file, as_data(verdict, what_to_do, report)):
+        for line, style in text.lines_of(model, verdict, report, show_all=show_all):
+            out.print(Text(line, style=style))
+        if what_to_do:
+            out.print(Text("What to do", style="bold"))
+        for each in what_to_do:
+            out.print(Text(f"  {each.text}"))
+            for line in each.lines:
+                out.print(Text(f"      {line}"))
+    if verdict.word is not Word.SAFE:
+        places = [place for reason in verdict.reasons for place in reason.places]
+        about = [reason.name or reason.cause.value for reason in verdict.reasons]
+        where = f" ({places[0]})" if places else ""
+        what = ", ".join(list(dict.fromkeys(about))[:5])
+        raise ProofError(f"{verdict.word.value.capitalize()}: {what}{where}.")
 
 
 def _survey_all(catalogue: Catalogue, render: bool, kind: str, git_url: str, offline: bool) -> None:
     if render:
-        surveys, machine = surveying.load(surveying.DATA.read_text(encoding="utf-8"))
+        surveys, machine = page.load()
     else:
         surveys, machine = [], pages.machine()
         with progress() as notify:
@@ -296,10 +427,9 @@ def _survey_all(catalogue: Catalogue, render: bool, kind: str, git_url: str, off
                 with tempfile.TemporaryDirectory(prefix="pyg-threadsafe-") as name:
                     root = Path(name) / "pristine"
                     sources.materialize(release, source, root)
-                    surveys.append(surveying.survey(root, release.version, python))
-    page = surveying.render(surveys, machine)
-    surveying.draw(surveys, surveying.PICTURE)
-    for file, text in ((surveying.DATA, surveying.dump(surveys, machine)), (surveying.PAGE, page)):
-        patching.replace(file, text.encode())
-        out.print(str(shown(file)))
-    out.print(str(shown(surveying.PICTURE)))
+                    surveys.append(survey.survey(root, release.version, python))
+    page.draw(surveys, page.PICTURE)
+    files = {page.DATA: page.dump(surveys, machine), page.PAGE: page.render(surveys, machine)}
+    for file in pages.write(files):
+        print_path(file)
+    print_path(page.PICTURE)

@@ -18,7 +18,7 @@ from kit.console import (
     table,
     torch_options,
 )
-from kit.errors import UsageError
+from kit.errors import ProofError, UsageError
 from kit.releases import Catalogue
 
 
@@ -94,6 +94,8 @@ def _write(data: dict[str, Any], catalogue: Catalogue) -> None:
     files = {page.DATA: pages.dump(data), page.PAGE: page.render(data, catalogue)}
     for file in (*pages.write(files), *page.PICTURES.values()):
         print_path(file)
+    if faults := list(page.problems(data, catalogue)):
+        raise ProofError(" ".join(faults))
 
 
 def _show_ratios(result: dict[str, Any], catalogue: Catalogue) -> None:

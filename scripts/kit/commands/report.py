@@ -22,17 +22,24 @@ from kit.errors import ProofError
     is_flag=True,
     help="Make page and picture anew from docs/status.json, and gather nothing.",
 )
-def report(results: Path, render: bool) -> None:
+@click.option(
+    "--partial",
+    is_flag=True,
+    help="Make the page even where environments of the default list have not run.",
+)
+def report(results: Path, render: bool, partial: bool) -> None:
     """Gather the results of the matrix into docs/status.md, with a picture.
 
     The environments of tox leave their results in build/matrix.
     """
     catalogue = releases.load()
     if render:
-        gathered = status.load()
+        gathered = status.load(status.DATA)
     else:
         expected = status.default_environments()
-        gathered = status.gather(results, catalogue, expected, "scripts/kit.sh report")
+        gathered = status.gather(
+            results, catalogue, expected, "scripts/kit.sh report", partial=partial
+        )
     status.draw(gathered, catalogue, status.PICTURE)
     page = status.render(gathered, catalogue)
     for file in pages.write({status.DATA: status.dump(gathered), status.PAGE: page}):

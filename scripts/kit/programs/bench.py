@@ -16,6 +16,8 @@ Prints one line of JSON: for each case, by variant, the seconds a call of each
 round and the peak of allocated bytes.
 """
 
+from __future__ import annotations
+
 import inspect
 import json
 import platform
@@ -99,7 +101,7 @@ def peak_bytes(step: Callable[[], None]) -> int:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         step()
     assert profiled.profiler is not None
-    events = profiled.profiler.kineto_results.events()  # type: ignore[union-attr]
+    events = profiled.profiler.kineto_results.events()
     changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
     held = peak = 0
     for _, change in changes:
@@ -125,7 +127,7 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
         start = time.perf_counter()
         for _ in range(case["calls"]):
             step()
-        return (time.perf_counter() - start) / case["calls"]
+        return (time.perf_counter() - start) / float(case["calls"])
 
     peaks = {}
     for label, step in steps.items():
@@ -145,11 +147,11 @@ def main(cases: list[dict[str, Any]]) -> dict[str, Any]:
     """Times all cases."""
     # With more threads, the scheduler's noise is larger than what is sought.
     torch.set_num_threads(1)
-    seen = []
+    results = []
     for number, case in enumerate(cases):
-        seen.append(measure(case))
+        results.append(measure(case))
         print(f"{number + 1} of {len(cases)}", file=sys.stderr, flush=True)
-    return {"python": platform.python_version(), "torch": torch.__version__, "cases": seen}
+    return {"python": platform.python_version(), "torch": torch.__version__, "cases": results}
 
 
 if __name__ == "__main__":

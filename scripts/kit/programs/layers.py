@@ -5,6 +5,8 @@ signature of its `forward()` allows: with what it requires, with edge features,
 asked for attention weights, with sparse adjacencies, with a bipartite graph.
 """
 
+from __future__ import annotations
+
 import importlib
 import inspect
 from collections.abc import Callable
@@ -302,14 +304,14 @@ def forms(name: str, seed: int = 12345, nodes: int = N) -> dict[str, dict[str, A
     ]
     optional = [key for key in forward if key in given and key not in required]
     dense = {key: given[key] for key in required}
-    found = {"dense": dense}
+    forms = {"dense": dense}
     for key in optional:
         if key != "batch":
-            found[f"dense, {key}"] = {**dense, key: given[key]}
+            forms[f"dense, {key}"] = {**dense, key: given[key]}
     if "batch" in optional:
-        found["dense, batch"] = {**dense, "batch": given["batch"]}
+        forms["dense, batch"] = {**dense, "batch": given["batch"]}
     if "return_attention_weights" in forward:
-        found["dense, attention weights"] = {**dense, "return_attention_weights": True}
+        forms["dense, attention weights"] = {**dense, "return_attention_weights": True}
     takes_sparse = (
         "edge_index" in forward
         and getattr(forward["edge_index"].annotation, "__name__", "") != "Tensor"
@@ -322,7 +324,7 @@ def forms(name: str, seed: int = 12345, nodes: int = N) -> dict[str, dict[str, A
                 continue
             value = given[features[0]] if features else None
             rest = {key: dense[key] for key in dense if key not in features}
-            found[form] = {**rest, "edge_index": adjacency(form, given["edge_index"], value, nodes)}
+            forms[form] = {**rest, "edge_index": adjacency(form, given["edge_index"], value, nodes)}
     if "Tuple" in str(forward.get("x", "")):
         bipartite = {**dense, "x": (given["x"], given["x"][:7])}
         for key in ("edge_index", "pos_edge_index", "neg_edge_index"):
@@ -334,8 +336,8 @@ def forms(name: str, seed: int = 12345, nodes: int = N) -> dict[str, dict[str, A
                 bipartite[key] = (given[key], given[key][:7])
         if "batch" in forward and "edge_index" not in forward:
             bipartite["batch"] = (given["batch"], given["batch"][:7])
-        found["bipartite"] = bipartite
-    return found
+        forms["bipartite"] = bipartite
+    return forms
 
 
 def adjacency(form: str, edge_index: torch.Tensor, value: Any, nodes: int = N) -> Any:  # noqa: ANN401

@@ -5,6 +5,8 @@
 Runs threaded regression tests, and counts how the calls ended. Prints one line of JSON.
 """
 
+from __future__ import annotations
+
 import importlib.util
 import json
 import os

@@ -17,26 +17,24 @@ The ways are measured in turn, in slices, such that what else the machine does h
 of them. Prints one line of JSON: a row for each way, number of threads and graph.
 """
 
+from __future__ import annotations
+
 import contextlib
 import copy
 import json
 import math
-import multiprocessing
 import os
-import pickle
 import platform
-import queue
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from multiprocessing.connection import Connection
 from types import ModuleType
 from typing import Any
 
-import psutil
 import torch
+from pool import BrokenError, Inputs, Pool, flatten, get_call
 from prove import load
 
 GRAPHS = {"small": (100, 500), "middle": (10_000, 100_000)}  # nodes, edges
@@ -47,39 +45,8 @@ FILE_WAYS = ("patched", "upstream")
 SLICES = 4
 WARM_UP_CALLS = 2  # of each thread, in each slice
 
-# In seconds. No wait is longer: for the end of a slice, and for a worker's first answer.
+# In seconds. No wait for the end of a slice is longer.
 SLICE_LIMIT = 60.0
-START_LIMIT = 60.0  # times the number of workers, since they share the cores
-
-Inputs = dict[str, torch.Tensor]
-Call = Callable[[Inputs], list[torch.Tensor]]
-
-
-class BrokenError(Exception):
-    """What makes a measurement worthless: a worker that is gone, or a call that hangs."""
-
-
-class CrashedError(Exception):
-    """A call that crashed in a worker, with its traceback."""
-
-
-def flatten(result: object) -> list[torch.Tensor]:
-    """Lists the tensors of a result."""
-    if isinstance(result, torch.Tensor):
-        return [result]
-    assert isinstance(result, (tuple, list))
-    return [tensor for item in result for tensor in flatten(item)]
-
-
-def get_call(conv: torch.nn.Module, test: ModuleType) -> Call:
-    """What serves a request: one call for inference."""
-    options = test.WITH_WEIGHTS
-
-    def call(inputs: Inputs) -> list[torch.Tensor]:
-        with torch.no_grad():  # of this thread only
-            return flatten(conv(**inputs, **options))
-
-    return call
 
 
 def build_layer(test: ModuleType, name: str, file: str | None, number: int) -> torch.nn.Module:
@@ -98,131 +65,6 @@ def model_bytes(conv: torch.nn.Module) -> int:
     """What the weights of a layer take."""
     tensors = [*conv.parameters(), *conv.buffers()]
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-
-def pack(message: object) -> bytes:
-    """Makes bytes of a message, whose tensors have become arrays.
-
-    A tensor can be sent as well, and then goes through shared memory: that takes 2 ms a
-    call for a small graph instead of 0.2, and not much less for a middle one.
-    """
-    return pickle.dumps(message, protocol=5)
-
-
-def serve(connection: Connection, test_file: str, state: dict[str, Any]) -> None:
-    """What a worker does: it builds the layer, and answers until it is ended."""
-    torch.set_num_threads(1)
-    test = load("regression_test", test_file)
-    conv = test.get_conv()
-    conv.load_state_dict({key: torch.from_numpy(array) for key, array in state.items()})
-    call = get_call(conv, test)
-    while True:
-        try:
-            request = pickle.loads(connection.recv_bytes())  # noqa: S301
-        except EOFError:  # The parent is gone.
-            return
-        try:
-            result = call({key: torch.from_numpy(array) for key, array in request.items()})
-            answer: object = [tensor.numpy() for tensor in result]
-        except Exception:
-            answer = traceback.format_exc()
-        connection.send_bytes(pack(answer))
-
-
-class Pool:
-    """Processes with a layer each, which take the requests of all threads.
-
-    Attributes:
-        start_s: Seconds until each of them has imported PyG, and has answered once.
-    """
-
-    def __init__(
-        self, size: int, conv: torch.nn.Module, test_file: str, first_inputs: Inputs
-    ) -> None:
-        # A fork of a process that has threads can hang: torch has some, and so has this one.
-        context = multiprocessing.get_context("spawn")
-        state = {key: tensor.numpy() for key, tensor in conv.state_dict().items()}
-        self.workers: list[tuple[multiprocessing.process.BaseProcess, Connection]] = []
-        self.idle: queue.SimpleQueue[int] = queue.SimpleQueue()
-        start = time.perf_counter()
-        try:
-            for _ in range(size):
-                connection, end = context.Pipe()
-                arguments = (end, test_file, state)
-                process = context.Process(target=serve, args=arguments, daemon=True)
-                process.start()
-                end.close()  # Only the worker holds it now: if that dies, reading fails.
-                self.workers.append((process, connection))
-            for _, connection in self.workers:
-                with contextlib.suppress(OSError):
-                    self.send(connection, first_inputs)
-            for number, (_, connection) in enumerate(self.workers):
-                if not connection.poll(max(0, start + START_LIMIT * size - time.perf_counter())):
-                    raise BrokenError(f"Worker {number} has not started in time.")
-                # How this call ends is its own matter, as long as there is an answer.
-                with contextlib.suppress(CrashedError):
-                    self.receive(number)
-                self.idle.put(number)
-        except BaseException:
-            self.close()
-            raise
-        self.start_s = time.perf_counter() - start
-
-    def send(self, connection: Connection, inputs: Inputs) -> None:
-        """Sends a request."""
-        connection.send_bytes(pack({key: tensor.numpy() for key, tensor in inputs.items()}))
-
-    def receive(self, number: int) -> list[torch.Tensor]:
-        """Waits for the answer of a worker.
-
-        Raises:
-            CrashedError: The call has crashed.
-            BrokenError: The worker is gone.
-        """
-        process, connection = self.workers[number]
-        try:
-            answer = pickle.loads(connection.recv_bytes())  # noqa: S301
-        except (EOFError, OSError) as error:
-            process.join(1)
-            message = f"Worker {number} has ended, with exit status {process.exitcode}."
-            raise BrokenError(message) from error
-        if isinstance(answer, str):
-            raise CrashedError(answer)
-        return [torch.from_numpy(array) for array in answer]
-
-    def call(self, inputs: Inputs) -> list[torch.Tensor]:
-        """Lets a worker that is idle serve a request."""
-        number = self.idle.get()
-        try:
-            # If the worker is gone, receiving says so.
-            with contextlib.suppress(OSError):
-                self.send(self.workers[number][1], inputs)
-            return self.receive(number)
-        finally:
-            self.idle.put(number)  # even if it is gone: the next thread shall not wait for it
-
-    def get_bytes(self) -> int:
-        """The memory that the workers have to themselves, or all, where it is not known."""
-        found = 0
-        for worker, _ in self.workers:
-            process = psutil.Process(worker.pid)
-            try:
-                found += process.memory_full_info().uss
-            except (psutil.AccessDenied, AttributeError):
-                print("The memory that workers share counts, too.", file=sys.stderr)
-                found += process.memory_info().rss
-        return found
-
-    def close(self) -> None:
-        """Ends the workers, whatever they do. They have nothing to lose."""
-        for process, _ in self.workers:
-            process.terminate()
-        for process, connection in self.workers:
-            process.join(5)
-            if process.is_alive():
-                process.kill()
-                process.join()
-            connection.close()
 
 
 class Way:
@@ -292,97 +134,111 @@ class Tally:
         return ordered[math.ceil(share * len(ordered)) - 1] * 1e3 if ordered else None
 
 
-def run_slice(
-    way: Way,
-    inputs: list[Inputs],
-    expected: list[list[torch.Tensor]],
-    seconds: float,
-    tally: Tally,
-) -> None:
-    """Lets all threads call at once, each as soon as its last call has ended.
+class Slice:
+    """A while in which all threads call at once, each as soon as its last call has ended."""
 
-    Raises:
-        BrokenError: A worker is gone, or a call does not end.
-    """
-    start = 0.0
+    def __init__(
+        self, way: Way, inputs: list[Inputs], expected: list[list[torch.Tensor]], seconds: float
+    ) -> None:
+        self.way = way
+        self.inputs = inputs
+        self.expected = expected
+        self.seconds = seconds
+        self.start = 0.0
+        self.barrier = threading.Barrier(len(way.calls), action=self.begin)
+        # When each thread ended, how long its calls took, and how they ended.
+        self.threads: list[tuple[float, list[float], dict[str, int]]] = []
+        self.broken: list[BaseException] = []
+        self.first_crash = ""
 
-    def begin() -> None:
-        nonlocal start
-        start = time.perf_counter()
+    def begin(self) -> None:
+        """Starts the clock, once all threads are ready."""
+        self.start = time.perf_counter()
 
-    barrier = threading.Barrier(len(way.calls), action=begin)
-    seen: list[tuple[float, list[float], dict[str, int]]] = []
-    broken: list[BaseException] = []
-
-    def work(offset: int) -> None:
-        call = way.calls[offset]
-        latencies: list[float] = []
-        ends = {"right": 0, "crashed": 0, "silently_wrong": 0}
+    def warm_up(self, offset: int) -> None:
+        """Makes calls that do not count."""
         for i in range(WARM_UP_CALLS):
             try:
-                call(inputs[(offset + i) % len(inputs)])
+                self.way.calls[offset](self.inputs[(offset + i) % len(self.inputs)])
             except BrokenError:
                 raise
             except Exception:  # noqa: S110 - it crashes in what is counted, too
                 pass
-        barrier.wait(SLICE_LIMIT)
+
+    def work(self, offset: int) -> None:
+        """Calls until the time is over, and counts how the calls end."""
+        call = self.way.calls[offset]
+        latencies: list[float] = []
+        ends = {"right": 0, "crashed": 0, "silently_wrong": 0}
+        self.warm_up(offset)
+        self.barrier.wait(SLICE_LIMIT)
         # Neighbours are at different inputs. Who takes the values of a call with the same
         # input is right by luck, and counts as right.
         number = offset
-        now = start
-        while now < start + seconds:
-            which = number % len(inputs)
+        now = self.start
+        while now < self.start + self.seconds:
+            which = number % len(self.inputs)
             number += 1
             called = time.perf_counter()
             try:
-                result = call(inputs[which])
+                result = call(self.inputs[which])
             except BrokenError:
                 raise
             except Exception:
                 ends["crashed"] += 1
-                tally.first_crash = tally.first_crash or traceback.format_exc()
+                self.first_crash = self.first_crash or traceback.format_exc()
             else:
                 latencies.append(time.perf_counter() - called)
                 # Compared here, outside the latency but inside the throughput, in the
                 # thread of the caller in all ways: to keep the results of middle graphs
                 # until the end would take 3 MB a call, and a caller does something with
                 # its result, too. Bit for bit, since no way may change what is computed.
-                right = expected[which]
+                right = self.expected[which]
                 equal = len(result) == len(right) and all(map(torch.equal, result, right))
                 ends["right" if equal else "silently_wrong"] += 1
             now = time.perf_counter()
-        seen.append((now, latencies, ends))
+        self.threads.append((now, latencies, ends))
 
-    def run(offset: int) -> None:
+    def run_thread(self, offset: int) -> None:
+        """What one thread does."""
         try:
-            work(offset)
+            self.work(offset)
         except BaseException as error:
-            broken.append(error)
-            barrier.abort()  # The others would wait for this one.
+            self.broken.append(error)
+            self.barrier.abort()  # The others would wait for this one.
 
-    limit = time.monotonic() + seconds + SLICE_LIMIT
-    threads = [
-        threading.Thread(target=run, args=(offset,), daemon=True)
-        for offset in range(len(way.calls))
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(max(0, limit - time.monotonic()))
-    causes = [error for error in broken if not isinstance(error, threading.BrokenBarrierError)]
-    if causes:
-        raise causes[0]
-    alive = sum(thread.is_alive() for thread in threads)
-    if alive or broken:
-        raise BrokenError(f"{way.name}: {alive} of {len(threads)} threads did not end in time.")
-    calls = 0
-    for _, latencies, ends in seen:
-        tally.latencies += latencies
-        for end, count in ends.items():
-            tally.ends[end] += count
-            calls += count
-    # The last calls end after the slice: they count, and so does their time.
-    tally.slices.append((calls, max(end for end, _, _ in seen) - start))
+    def run(self, tally: Tally) -> None:
+        """Runs all threads, and adds up what they have counted.
+
+        Raises:
+            BrokenError: A worker is gone, or a call does not end.
+        """
+        limit = time.monotonic() + self.seconds + SLICE_LIMIT
+        threads = [
+            threading.Thread(target=self.run_thread, args=(offset,), daemon=True)
+            for offset in range(len(self.way.calls))
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(max(0, limit - time.monotonic()))
+        causes = [e for e in self.broken if not isinstance(e, threading.BrokenBarrierError)]
+        if causes:
+            raise causes[0]
+        alive = sum(thread.is_alive() for thread in threads)
+        if alive or self.broken:
+            raise BrokenError(
+                f"{self.way.name}: {alive} of {len(threads)} threads did not end in time."
+            )
+        calls = 0
+        for _, latencies, ends in self.threads:
+            tally.latencies += latencies
+            for end, count in ends.items():
+                tally.ends[end] += count
+                calls += count
+        tally.first_crash = tally.first_crash or self.first_crash
+        # The last calls end after the slice: they count, and so does their time.
+        tally.slices.append((calls, max(end for end, _, _ in self.threads) - self.start))
 
 
 def get_row(way: Way, graph: str, tally: Tally) -> dict[str, Any]:
@@ -427,6 +283,45 @@ def make_ways(
                 way.pool.close()
 
 
+def build_layers(
+    test: ModuleType, class_name: str, files: dict[str, str | None]
+) -> tuple[torch.nn.Module, dict[str, torch.nn.Module]]:
+    """Builds the layer of the tree, and one for each way, all with the same weights."""
+    torch.manual_seed(12345)
+    own = build_layer(test, class_name, None, 0)
+    for parameter in own.parameters():  # some layers leave them uninitialised
+        torch.nn.init.normal_(parameter, std=0.1)
+    convs: dict[str, torch.nn.Module] = {}
+    for number, (name, file) in enumerate(files.items()):
+        # One for each way: what a race has left in a layer shall not come to the next way.
+        convs[name] = build_layer(test, class_name, file, number)
+        convs[name].load_state_dict(own.state_dict())
+    return own, convs
+
+
+def answers_of(
+    own: torch.nn.Module,
+    convs: dict[str, torch.nn.Module],
+    test: ModuleType,
+    inputs: dict[str, list[Inputs]],
+) -> dict[tuple[str, str], list[list[torch.Tensor]]]:
+    """The right answers by way and graph, from one thread, before there are others.
+
+    Raises:
+        BrokenError: If a layer computes something else than the unpatched one.
+    """
+    expected = {}
+    for graph, requests in inputs.items():
+        owns = list(map(get_call(own, test), requests))
+        for name, conv in convs.items():
+            answers = expected[name, graph] = list(map(get_call(conv, test), requests))
+            # Close is enough: another class may add in another order.
+            pairs = list(zip(flatten(answers), flatten(owns)))
+            if not all(a.shape == b.shape and torch.allclose(a, b, atol=1e-5) for a, b in pairs):
+                raise BrokenError(f"{name} does not compute what the unpatched layer computes.")
+    return expected
+
+
 def measure(
     class_name: str,
     test_file: str,
@@ -438,34 +333,14 @@ def measure(
     """Measures all ways, in turn.
 
     Raises:
-        BrokenError: See `run_slice`; or a layer computes something else than the unpatched one.
+        BrokenError: See `Slice.run` and `answers_of`.
     """
     test = load("regression_test", test_file)
-    torch.manual_seed(12345)
-    own = build_layer(test, class_name, None, 0)
-    for parameter in own.parameters():  # some layers leave them uninitialised
-        torch.nn.init.normal_(parameter, std=0.1)
-    convs: dict[str, torch.nn.Module] = {}
-    for number, (name, file) in enumerate(files.items()):
-        # One for each way: what a race has left in a layer shall not come to the next way.
-        convs[name] = build_layer(test, class_name, file, number)
-        convs[name].load_state_dict(own.state_dict())
+    own, convs = build_layers(test, class_name, files)
     inputs = {
         graph: [test.get_inputs(*GRAPHS[graph], seed=seed) for seed in SEEDS] for graph in graphs
     }
-    # In one thread, before there are others: these are the right answers.
-    expected = {
-        (name, graph): list(map(get_call(conv, test), inputs[graph]))
-        for name, conv in convs.items()
-        for graph in graphs
-    }
-    for (name, graph), answers in expected.items():
-        mine, owns = flatten(answers), flatten(list(map(get_call(own, test), inputs[graph])))
-        # Close is enough: another class may add in another order.
-        if [tensor.shape for tensor in mine] != [tensor.shape for tensor in owns] or not all(
-            torch.allclose(a, b, atol=1e-5) for a, b in zip(mine, owns, strict=True)
-        ):
-            raise BrokenError(f"{name} does not compute what the unpatched layer computes.")
+    expected = answers_of(own, convs, test, inputs)
 
     def make_pool(threads: int) -> Pool:
         # A small one: sending does not wait until the worker has come to read.
@@ -483,10 +358,10 @@ def measure(
                     turn = number % len(ways)
                     order = [*range(turn, len(ways)), *range(turn)]
                     for which in order if number % 2 else reversed(order):
-                        way, tally = ways[which], tallies[which]
-                        answers = expected[way.name, graph]
-                        run_slice(way, inputs[graph], answers, seconds / SLICES, tally)
-                for way, tally in zip(ways, tallies, strict=True):
+                        answers = expected[ways[which].name, graph]
+                        part = Slice(ways[which], inputs[graph], answers, seconds / SLICES)
+                        part.run(tallies[which])
+                for way, tally in zip(ways, tallies):
                     rows.append(get_row(way, graph, tally))
                     report(rows[-1], tally)
     return rows
@@ -525,7 +400,8 @@ def main(
         if name not in (OWN_WAYS if file is None else FILE_WAYS):
             sys.exit(f"There is no way '{name}{'' if file is None else '=FILE'}'.")
     asked = graphs.split(",")
-    if unknown := set(asked) - set(GRAPHS):
+    unknown = set(asked) - set(GRAPHS)
+    if unknown:
         sys.exit(f"There is no graph {', '.join(map(repr, sorted(unknown)))}.")
     counts = [int(count) for count in thread_counts.split(",")]
     cores = count_cores()

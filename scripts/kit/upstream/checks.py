@@ -123,8 +123,8 @@ def check(
             try:
                 yield from step
             except subprocess.TimeoutExpired as error:
-                words = " ".join(map(str, error.cmd[1:4]))
-                yield Check(words, False, f"ran for over {TIME_LIMIT:.0f} s"), {}
+                command = " ".join(map(str, error.cmd[1:4]))
+                yield Check(command, False, f"ran for over {TIME_LIMIT:.0f} s"), {}
 
 
 def _lint(

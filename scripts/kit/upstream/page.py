@@ -37,7 +37,7 @@ def read_data() -> dict[str, Any]:
 
 
 def record(topic: Topic | None, prepared: Prepared, entry: dict[str, Any]) -> Iterator[Path]:
-    """Keeps what was seen of a branch, writes the page anew, and the description that quotes it.
+    """Keeps what the checks of a branch gave, in the page and in the description that quotes it.
 
     Yields:
         Each file that was written.
@@ -50,7 +50,7 @@ def record(topic: Topic | None, prepared: Prepared, entry: dict[str, Any]) -> It
 
 
 def render(data: dict[str, Any]) -> str:
-    """The page that says what was seen of each branch, in Markdown."""
+    """Returns the page on what the checks of each branch gave, in Markdown."""
     topics = [topic for topic in load() if topic.name in data]
     backports = sorted(name for name in data if name.startswith(BACKPORT))
     text = fill_in("page.md.jinja", data=data, topics=topics, backports=backports)
@@ -82,11 +82,15 @@ def describe_backport(
     reproducer: str,
 ) -> str:
     """Returns the description of a backport, in Markdown."""
-    cells = [cell for cell in status.load().cells if cell.release == release.version and cell.holds]
+    cells = [
+        cell
+        for cell in status.load(status.DATA).cells
+        if cell.release == release.version and cell.holds
+    ]
     fixed = [
-        f"{catalogue.classes[layer]} is fixed from {found.version} on"
+        f"{catalogue.classes[layer]} is fixed from {first_fixed.version} on"
         for layer in release.affected()
-        if (found := catalogue.fixed_in(layer))
+        if (first_fixed := catalogue.fixed_in(layer))
     ]
     text = fill_in(
         "backport/body.md.jinja",

@@ -4,8 +4,8 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from kit import auditing
-from kit.auditing import Kind, Write
+from kit.audit import kinds, static
+from kit.audit.kinds import Kind, Write
 from kit.errors import TreeError
 
 RACE, UNREAD, CACHE, LAZY = Kind.RACE, Kind.UNREAD, Kind.CACHE, Kind.LAZY
@@ -57,7 +57,7 @@ def put(root: Path, path: str, text: str) -> Path:
 def audit(root: Path, text: str) -> list[Write]:
     """Audits the source of a module of PyG, with some imports before it."""
     put(root, "torch_geometric/nn/layer.py", HEAD + textwrap.dedent(text))
-    return auditing.audit_tree(root)
+    return static.audit_tree(root)
 
 
 def methods(*bodies: str, base: str = "Module") -> str:
@@ -384,7 +384,7 @@ def test_users_own_files(root: Path, tmp_path: Path) -> None:
     audit(root, methods("forward(self, x): self.a = x"))
     child = "from torch_geometric.nn.layer import A\nclass B(A): pass\n"
     own = put(tmp_path, "service/models.py", HEAD + FLIP + child)
-    writes = auditing.audit_files(root, [own])
+    writes = static.audit_files(root, [own])
     # PyG's own class, from which another one might derive, is not reported.
     assert [(w.cls, w.module, w.kind) for w in writes] == [("Flip", "models", RACE)] * 2
     assert writes[0].file == own.as_posix()
@@ -397,36 +397,36 @@ def test_reviewed(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         '[[reviewed]]\nclass = "A"\nattribute = "a"\nkind = "benign race"\nreason = "So it is."\n'
         '[[reviewed]]\nclass = "A"\nattribute = "gone"\nkind = "race"\nreason = "So it was."\n',
     )
-    monkeypatch.setattr(auditing, "TABLE", table)
+    monkeypatch.setattr(kinds, "TABLE", table)
     text = forward("self.a = x\nself.b = x\nreturn self.a, self.b")
     one, other = writes = audit(root, text)
     assert (one.kind, one.reason) == (Kind.BENIGN, "Reviewed: So it is.")
     assert other.kind is RACE
-    assert [entry.attribute for entry in auditing.unused(auditing.load_reviewed(), writes)] == [
+    assert [entry.attribute for entry in kinds.unused(kinds.load_reviewed(), writes)] == [
         "gone"
     ]
     # A user's class of that name is another one.
     own = put(tmp_path, "own.py", HEAD + text)
-    assert [write.kind for write in auditing.audit_files(root, [own])] == [RACE, RACE]
+    assert [write.kind for write in static.audit_files(root, [own])] == [RACE, RACE]
 
 
 def test_table() -> None:
-    reviewed = auditing.load_reviewed()
+    reviewed = kinds.load_reviewed()
     assert len({(entry.cls, entry.attribute) for entry in reviewed}) == len(reviewed)
     assert all(entry.reason.endswith(".") for entry in reviewed)
 
 
 def test_no_pyg(root: Path, tmp_path: Path) -> None:
     with pytest.raises(TreeError, match="holds no Python files"):
-        auditing.audit_tree(tmp_path)
+        static.audit_tree(tmp_path)
     with pytest.raises(TreeError, match="holds no PyG: expected a directory with"):
-        auditing.audit_files(tmp_path, [put(tmp_path, "own.py", "")])
+        static.audit_files(tmp_path, [put(tmp_path, "own.py", "")])
     with pytest.raises(TreeError, match=r"missing\.py cannot be read"):
-        auditing.audit_files(root, [root / "missing.py"])
+        static.audit_files(root, [root / "missing.py"])
 
 
 @pytest.mark.parametrize("text", ["def f(:\n", "a = '\\N{nothing}'\n", "a = 1\0\n"])
 def test_does_not_parse(root: Path, text: str) -> None:
     put(root, "torch_geometric/nn/broken.py", text)
     with pytest.raises(TreeError, match=r"broken\.py does not parse"):
-        auditing.audit_tree(root)
+        static.audit_tree(root)

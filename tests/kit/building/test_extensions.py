@@ -1,4 +1,4 @@
-"""Wheels of extensions and of a patched PyG: what is built, cached, proved and refused."""
+"""Wheels of extensions: built, cached, refused."""
 
 import contextlib
 import dataclasses
@@ -14,41 +14,18 @@ import textwrap
 import threading
 import time
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
 import pytest
-from conftest import AFTER, BEFORE, LAYER, World
-from kit import environments, sources
-from kit.building import cuda as toolkit
 from kit.building import extensions as building
-from kit.building import wheels as pyg_wheels
 from kit.building.cuda import Cuda, Target
 from kit.building.extensions import Extension
-from kit.environments import Interpreter
-from kit.errors import KitError, ProofError, SourceError, ToolError, UsageError
-from kit.releases import Catalogue
-from packaging.specifiers import SpecifierSet
+from kit.errors import SourceError, ToolError, UsageError
 
-INTERPRETER = dataclasses.replace(
-    environments.describe(Path(sys.executable)), torch="2.13.0+cpu", cuda=None
-)
-TARGET = Target(INTERPRETER, None)
-
-
-@pytest.fixture(autouse=True)
-def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An index of the tests' own, and a machine that has what a build needs."""
-    folder = tmp_path / "index"
-    folder.mkdir()
-    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
-    monkeypatch.setattr(building, "ROOT", tmp_path)
-    monkeypatch.setattr(building, "_check_machine", lambda target, cache: 2)
-    return folder
+from .conftest import INTERPRETER, TARGET
 
 
 def make_extension(index: Path, name: str, setup: str = "") -> Extension:
@@ -341,234 +318,6 @@ class TestMachine:
         monkeypatch.setattr(shutil, "disk_usage", lambda place: usage)
         with pytest.raises(ToolError, match="Too little disk space"):
             building._check_machine(target, tmp_path)
-
-
-def script(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("#!/bin/sh\n" + textwrap.dedent(text))
-    path.chmod(0o755)
-    return path
-
-
-def make_toolkit(home: Path, version: str = "13.0") -> Path:
-    script(
-        home / "bin" / "nvcc",
-        f"""\
-        if [ "$1" = --version ]; then echo "Cuda compilation tools, release {version}, V{version}"
-        else echo '#$ _HERE_={home}/bin' >&2; fi
-        """,
-    )
-    script(home / "bin" / "cuobjdump", 'grep "${1#--list-}" "$2"\n')
-    return home
-
-
-CUDA_TORCH = dataclasses.replace(INTERPRETER, torch="2.14.1+cu130", cuda="13.0")
-
-
-def test_cuda_is_found_behind_a_wrapper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    home = make_toolkit(tmp_path / "cuda-13.0")
-    script(tmp_path / "bin" / "nvcc", f'exec {home}/bin/nvcc "$@"\n')
-    for name in ("CUDA_HOME", "CUDA_PATH"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
-    (tmp_path / "packages" / "nvidia" / "cu13" / "include").mkdir(parents=True)
-    torch = dataclasses.replace(CUDA_TORCH, site_packages=tmp_path / "packages", gpus=("9.0",) * 2)
-    cuda = toolkit.find_cuda(torch, [])
-    assert (cuda.home, cuda.version, cuda.archs) == (home, "13.0", ("9.0",))
-    assert cuda.libraries == (tmp_path / "packages" / "nvidia" / "cu13",)
-    variables = toolkit.variables(Target(torch, cuda))
-    assert variables["FORCE_CUDA"] == "1"
-    assert variables["TORCH_CUDA_ARCH_LIST"] == "9.0"
-    assert variables["CPATH"].endswith("nvidia/cu13/include")
-
-
-def test_a_cpu_build_is_one_where_a_gpu_is_at_hand() -> None:
-    variables = toolkit.variables(TARGET)
-    assert (variables["FORCE_ONLY_CPU"], variables["FORCE_CUDA"]) == ("1", "0")
-
-
-@pytest.mark.parametrize(
-    "torch, toolkit, archs, error, said",
-    [
-        (INTERPRETER, "13.0", ["9.0"], ToolError, "torch 2.13.0[+]cpu is a CPU build"),
-        (CUDA_TORCH, None, ["9.0"], ToolError, "No CUDA toolkit was found: expected nvcc in"),
-        (CUDA_TORCH, "12.4", ["9.0"], ToolError, "is 12.4, and torch 2.14.1.cu130 is built with"),
-        (CUDA_TORCH, "13.0", [], UsageError, "No GPU was found, so its architecture must be named"),
-        (CUDA_TORCH, "13.0", ["sm_90"], UsageError, "'sm_90' is not an architecture"),
-    ],
-)
-def test_cuda_refusals(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    torch: Interpreter,
-    toolkit: str | None,
-    archs: list[str],
-    error: type[KitError],
-    said: str,
-) -> None:
-    if toolkit is not None:
-        make_toolkit(tmp_path / "cuda", toolkit)
-    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "cuda"))
-    with pytest.raises(error, match=said):
-        toolkit.find_cuda(torch, archs)
-
-
-@pytest.mark.parametrize(
-    "objects, archs, said",
-    [
-        ({"a": "elf sm_90", "b": ""}, ["9.0"], None),
-        ({"a": "elf sm_80 sm_90"}, ["8.0", "9.0"], None),
-        ({"a": "elf sm_80"}, ["8.0", "9.0"], "holds device code for sm_80: expected sm_80, sm_90"),
-        ({"a": "elf sm_90"}, ["9.0+PTX"], "expected compute_90, sm_90"),
-        ({"a": "elf sm_90\nptx sm_90"}, ["9.0+PTX"], None),
-        ({"a": "", "b": ""}, ["9.0"], "No object of .* holds device code"),
-        ({"a": "elf sm_90 static"}, ["9.0"], "does not link against the CUDA runtime"),
-    ],
-)
-def test_check_cuda_wheel(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    objects: dict[str, str],
-    archs: list[str],
-    said: str | None,
-) -> None:
-    home = make_toolkit(tmp_path / "cuda")
-    # Objects are lists here of what cuobjdump and readelf would show.
-    script(
-        tmp_path / "bin" / "readelf",
-        'grep -q static "$3" || echo "(NEEDED) Shared library: [libcudart.so.13]"\n',
-    )
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
-    wheel = tmp_path / "tiny-1.0-py3-none-any.whl"
-    with zipfile.ZipFile(wheel, "w") as archive:
-        for name, listed in objects.items():
-            lines = [
-                f"{line.split()[0]} file 1: x.{word}.{'cubin' if line[0] == 'e' else 'ptx'} {line}"
-                for line in listed.splitlines()
-                for word in line.split()[1:]
-            ]
-            archive.writestr(f"tiny/_{name}_cuda.so", "\n".join(lines))
-        archive.writestr("tiny/__init__.py", "")
-    cuda = Cuda(home, "13.0", tuple(archs), (), home / "bin" / "cuobjdump")
-    if said is None:
-        assert f"1 of {len(objects)} objects hold device code" in toolkit.check_cuda_wheel(
-            wheel, cuda
-        )
-    else:
-        with pytest.raises(ProofError, match=said):
-            toolkit.check_cuda_wheel(wheel, cuda)
-
-
-@pytest.fixture
-def torch_stub(world: World, tmp_path: Path) -> dict[str, str]:
-    """The variables with which Python finds something that says it is torch."""
-    (tmp_path / "stub").mkdir()
-    (tmp_path / "stub" / "torch.py").write_text(
-        "from types import SimpleNamespace\n"
-        "__version__ = '2.13.0+cpu'\n"
-        "version = SimpleNamespace(cuda=None)\n"
-        "cuda = SimpleNamespace(device_count=lambda: 0)\n"
-    )
-    paths = [str(Path(building.__file__).parents[2]), str(tmp_path / "stub")]
-    return {"PYTHONPATH": os.pathsep.join(paths)}
-
-
-def test_build_a_patched_pyg(
-    world: World, tmp_path: Path, torch_stub: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PIP_FIND_LINKS", str(world.index))
-    words = ["1.8.0", "--source", "sdist", "--python", sys.executable, "--extensions", "none"]
-    result = world.run("build", *words, "--out", tmp_path / "out", env=torch_stub)
-    assert result.returncode == 0, result.stderr
-    (wheel,) = (tmp_path / "out").iterdir()
-    assert wheel.name == "torch_geometric-1.8.0+threadsafe.1-py2.py3-none-any.whl"
-    before = wheel.read_bytes()
-    assert world.run("build", *words, "--out", tmp_path / "out", env=torch_stub).returncode == 0
-    assert wheel.read_bytes() == before
-    assert f"pip install torch==2.13.0 {tmp_path / 'out'}/*.whl" in result.stdout
-    assert "Installed and imported: torch_geometric." in result.stdout
-    site = tmp_path / "site"
-    command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(site)]
-    subprocess.run([*command, str(wheel)], check=True)
-    assert (site / LAYER).read_text() == AFTER
-    # pip tells it from upstream's, and it still is a 1.8.0.
-    (info,) = site.glob("*.dist-info")
-    assert "\nVersion: 1.8.0+threadsafe.1\n" in (info / "METADATA").read_text()
-    assert SpecifierSet("==1.8.0").contains("1.8.0+threadsafe.1")
-    assert "__version__ = '1.8.0'" in (site / "torch_geometric" / "__init__.py").read_text()
-
-
-def test_a_release_that_is_on_pypi_as_a_wheel_only(
-    world: World, catalogue: Catalogue, source: Callable[[str], sources.Source], tmp_path: Path
-) -> None:
-    release = catalogue.find("1.8.0")
-    shutil.unpack_archive(world.index / release.archive, tmp_path)
-    archives = world.cache / "archives"
-    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation"]
-    env = {**os.environ, "SOURCE_DATE_EPOCH": "315532800"}
-    tree = str(tmp_path / "torch_geometric-1.8.0")
-    subprocess.run([*command, "-w", str(archives), tree], env=env, check=True)
-    (archive,) = archives.iterdir()
-    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
-    wheel_only = dataclasses.replace(
-        release, archive=archive.name, sha256=digest, undeclared=("six",)
-    )
-    wheel = pyg_wheels.build_pyg(wheel_only, release.patches, source("sdist"), tmp_path / "out")
-    assert wheel.name == "torch_geometric-1.8.0+threadsafe.1-py2.py3-none-any.whl"
-    with zipfile.ZipFile(wheel) as patched, zipfile.ZipFile(archive) as pristine:
-        assert pristine.read(LAYER).decode() == BEFORE
-        assert patched.read(LAYER).decode() == AFTER
-        # What upstream's own metadata forgets, pip now installs.
-        metadata = "torch_geometric-1.8.0+threadsafe.1.dist-info/METADATA"
-        assert "\nRequires-Dist: six\n" in patched.read(metadata).decode()
-
-
-@pytest.mark.parametrize(
-    "words, code, said",
-    [
-        (["1.8.7"], 2, "nearest releases are 1.8.0 and 1.9.0"),
-        (["1.8.0", "--extensions", "torch-scater"], 2, "There is no extension 'torch-scater'"),
-        (["1.8.0", "--torch", "1.9.0"], 2, "does not fit torch 1.9.0"),
-        (["1.8.0", "--python", sys.executable], 5, "Name a Python 3 that has torch"),
-    ],
-)
-def test_refusals(world: World, words: list[str], code: int, said: str) -> None:
-    result = world.run("build", *words, "--source", "sdist")
-    assert result.returncode == code, result.stderr
-    assert said in result.stderr
-    assert "Traceback" not in result.stderr
-
-
-@pytest.mark.parametrize(
-    "words, code, said",
-    [
-        (["--cpu", "--cuda-arch", "9.0"], 2, "--cuda-arch goes with --cuda"),
-        (["--cuda", "--cuda-arch", "9.0"], 5, "torch 2.13.0+cpu is a CPU build"),
-        (["--offline"], 3, "holds no wheel of torch-sparse"),
-    ],
-)
-def test_refusals_with_a_torch(
-    world: World, torch_stub: dict[str, str], words: list[str], code: int, said: str
-) -> None:
-    given = ["build", "1.8.0", "--source", "sdist", "--python", sys.executable, *words]
-    result = world.run(*given, env=torch_stub)
-    assert result.returncode == code, result.stderr
-    assert said in result.stderr
-
-
-def test_pip_line(tmp_path: Path) -> None:
-    wheels = [tmp_path / "a.whl", tmp_path / "b.whl"]
-    for wheel in wheels:
-        wheel.touch()
-    line = pyg_wheels.pip_line(wheels, INTERPRETER, tmp_path)
-    assert line == f"pip install torch==2.13.0 {tmp_path}/*.whl"
-    # Not what somebody else has put there.
-    (tmp_path / "other.whl").touch()
-    old = dataclasses.replace(INTERPRETER, torch="1.13.1+cu117")
-    line = pyg_wheels.pip_line(wheels, old, tmp_path)
-    assert line == (
-        f"pip install torch==1.13.1 'numpy<2' 'setuptools<70' {tmp_path}/a.whl {tmp_path}/b.whl"
-    )
 
 
 def test_stop_ends_what_waits_for_its_turn() -> None:

@@ -1,0 +1,224 @@
+"""The page on the layers of all releases: its data, its text, its picture."""
+
+import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from kit import pages, pictures
+from kit.audit.kinds import Kind
+from kit.audit.survey import Finding, Survey
+
+PAGE = pages.DOCS / "audit.md"
+DATA = pages.DOCS / "audit.json"
+PICTURE = pages.DOCS / "audit.svg"
+
+
+def dump(surveys: list[Survey], machine: str) -> str:
+    """The data of the page, as JSON with a record a line."""
+    return pages.dump({"machine": machine, "surveys": [asdict(each) for each in surveys]})
+
+
+def load() -> tuple[list[Survey], str]:
+    """Reads what `dump` wrote.
+
+    Raises:
+        SourceError: If it is missing.
+    """
+    return parse(pages.read_data(DATA, "'scripts/kit.sh audit --survey' makes it anew."))
+
+
+def parse(data: dict[str, Any]) -> tuple[list[Survey], str]:
+    """The surveys in the data, and the machine that they were made on."""
+    surveys = []
+    for each in data["surveys"]:
+        findings = [
+            Finding(**{**f, "written": tuple(f["written"]), "read": tuple(f["read"])})
+            for f in each["findings"]
+        ]
+        surveys.append(Survey(**{**each, "findings": findings}))
+    return surveys, data["machine"]
+
+
+# The words of a cell, the worst first, with the letter and the colour of the picture.
+WORDS = {
+    "race": ("#c8373a", "a call-dependent value is read back, in the class or in one that it "
+             "holds, and threads that were forced to interleave took each other's"),
+    "race, not run": ("#e9a03b", "a race by the rules; the audit cannot run it, or could not "
+                      "force it"),
+    "refuted": ("#9fb7d4", "a race by the rules, but every interleaving gave the right results"),
+    "benign race": ("#b7c9a8", "threads can take each other's value, and it changes no result but "
+                    "by rounding"),
+    "left for the caller": ("#d9c8e3", "written, and read by the caller alone"),
+    "cache by request": ("#cfd8dc", "with `cached=True`, or its like"),
+    "lazy initialisation": ("#cfd8dc", "by the first call"),
+    "training only": ("#cfd8dc", "not at inference"),
+    "idempotent": ("#cfd8dc", "every thread writes the same"),
+    "writes nothing": ("#4c9f70", "a call leaves nothing in the layer"),
+}  # fmt: skip
+
+
+def word_of(finding: Finding) -> str:
+    """The word for a finding in the table."""
+    if finding.verdict == "confirmed":
+        return "race"
+    if finding.kind in ("", Kind.RACE.value):
+        if finding.verdict in ("refuted", "not read back"):
+            return "refuted"
+        return "race, not run" if finding.kind else "idempotent"
+    return finding.kind
+
+
+def words_of(found: Survey) -> dict[str, str]:
+    """The worst word of each class that writes, and of each layer that ran and does not."""
+    order = list(WORDS)
+    words = dict.fromkeys(found.layers, "writes nothing") | dict.fromkeys(found.racing, "race")
+    for finding in found.findings:
+        word = word_of(finding)
+        old = words.get(finding.cls, "writes nothing")
+        words[finding.cls] = min(old, word, key=order.index)
+    return words
+
+
+def render(surveys: list[Survey], machine: str) -> str:
+    """The page, in Markdown."""
+    tables = {found.release: words_of(found) for found in surveys}
+    names = sorted({name for words in tables.values() for name in words}, key=str.lower)
+    newest = surveys[-1]
+    lines = [
+        "# What the layers of PyG leave in `self`",
+        "",
+        "Made by `scripts/kit.sh audit --survey`; nothing here is typed by hand. Each pinned "
+        "release, as upstream made it, is read (`scripts/kit/audit/static.py`: every write to "
+        "`self` that a forward pass can reach, in all of `torch_geometric.nn`), and its layers are run "
+        "(`scripts/kit/programs/audit`: traced, forced to interleave wherever a written "
+        f"attribute is read back, and stressed), on {machine} with torch {newest.torch} and "
+        f"Python {newest.python}. The data are in [audit.json](audit.json).",
+        "",
+        "![Layers by releases: races, and writes that threads can live with](audit.svg)",
+        "",
+        "## What races",
+        "",
+        "Confirmed: two threads that were forced to interleave took each other's value.",
+        "",
+        "| class | attribute | releases | written, in the last of them | read back |",
+        "|---|---|---|---|---|",
+        *_rows(surveys, {"race"}),
+        "",
+        "Races by the rules that the audit did not force, with what is known of each:",
+        "",
+        "| class | attributes | releases | written, in the last of them | what is known |",
+        "|---|---|---|---|---|",
+        *_rows(surveys, {"race, not run"}, with_reason=True),
+        "",
+        "## All layers by all releases",
+        "",
+        *(f"- **{word}**: {text}." for word, (_, text) in WORDS.items()),
+        "",
+        "Of a class with several attributes, the worst one counts. A cell is empty where a "
+        "release does not have the class, or where it writes nothing and the audit has no way "
+        "to run it.",
+        "",
+    ]
+    heads = [_short(found.release) for found in surveys]
+    lines += ["| class | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
+    shown = {"writes nothing": "·"}
+    for name in names:
+        cells = [tables[found.release].get(name, "") for found in surveys]
+        lines.append(f"| {name} | " + " | ".join(shown.get(c, c) for c in cells) + " |")
+    failed = {
+        name: error
+        for found in surveys
+        for name, error in found.failed.items()
+        if not any(name in other.layers for other in surveys)
+    }
+    lacking = sorted({name for found in surveys for name in found.failed})
+    lines += [
+        "",
+        "· stands for *writes nothing*. Where a package such as pyg-lib was missing, some of these "
+        f"could be read only: {', '.join(lacking) or 'none'}. Nowhere could be run: "
+        f"{', '.join(sorted(failed)) or 'none'}.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _rows(surveys: list[Survey], words: set[str], with_reason: bool = False) -> list[str]:
+    by_key: dict[tuple[str, str], list[tuple[str, Finding]]] = {}
+    for found in surveys:
+        for finding in found.findings:
+            if word_of(finding) in words:
+                # Of what could not be forced, one reason for a class is enough.
+                key = (finding.cls, "" if with_reason else finding.attribute)
+                by_key.setdefault(key, []).append((found.release, finding))
+    order = [found.release for found in surveys]
+    rows = []
+    for (cls, _), seen in sorted(by_key.items()):
+        finding = seen[-1][1]
+        attributes = ", ".join(f"`{name}`" for name in sorted({f.attribute for _, f in seen}))
+        places = "<br>".join(f"`{place}`" for place in finding.written[:3])
+        last = finding.reason if with_reason else f"`{finding.read[0]}`"
+        span = _span(list(dict.fromkeys(release for release, _ in seen)), order)
+        rows.append(f"| `{cls}` | {attributes} | {span} | {places} | {last} |")
+    return rows
+
+
+def _span(releases: list[str], order: list[str]) -> str:
+    """Releases in a row, as from and to."""
+    spans: list[list[str]] = []
+    for release in releases:
+        if spans and order.index(spans[-1][-1]) + 1 == order.index(release):
+            spans[-1].append(release)
+        else:
+            spans.append([release])
+    return ", ".join(s[0] if len(s) == 1 else f"{s[0]} to {_short(s[-1])}" for s in spans)
+
+
+def _short(release: str) -> str:
+    return re.sub(r"\.dev\d+$", ".dev", release)
+
+
+def draw(surveys: list[Survey], file: Path) -> None:
+    """Draws the picture: a cell a class and release, in the colour of its word."""
+    pyplot = pictures.plotting()
+    from matplotlib.patches import Patch
+
+    tables = [words_of(found) for found in surveys]
+    order = list(WORDS)
+    names = {name for words in tables for name in words}
+    worst = {
+        name: min(order.index(words[name]) for words in tables if name in words) for name in names
+    }
+    # What races first; then what writes less, each in the order of the alphabet.
+    rows = sorted(names, key=lambda name: (worst[name], name.lower()))
+    figure, axis = pyplot.subplots(figsize=(3.2 + 0.32 * len(surveys), 1.9 + 0.17 * len(rows)))
+    boxes: dict[str, list[tuple[float, float, float, float]]] = {}
+    for y, name in enumerate(rows):
+        for x, words in enumerate(tables):
+            if name in words:
+                boxes.setdefault(WORDS[words[name]][0], []).append((x + 0.05, y + 0.06, 0.9, 0.88))
+    for colour, shapes in boxes.items():
+        pictures.rectangles(axis, shapes, colour)
+    axis.set_xlim(0, len(surveys))
+    axis.set_ylim(len(rows), 0)
+    axis.set_yticks([y + 0.5 for y in range(len(rows))], rows)
+    axis.set_xticks(
+        [x + 0.5 for x in range(len(surveys))],
+        [_short(found.release) for found in surveys],
+        rotation=90,
+    )
+    axis.xaxis.tick_top()
+    pictures.bare(axis)
+    # Words of one colour share an entry.
+    entries: dict[str, list[str]] = {}
+    for word, (colour, _) in WORDS.items():
+        entries.setdefault(colour, []).append(word)
+    handles = [Patch(color=colour, label=", ".join(words)) for colour, words in entries.items()]
+    figure.legend(handles=handles, loc="lower center", ncols=2, frameon=False)
+    figure.tight_layout(rect=(0, 1.0 / figure.get_figheight(), 1, 1))
+    pictures.save(
+        figure,
+        file,
+        "What the layers of PyG leave in self, by release",
+        "A row for each class, a column for each release; the colour says whether threads that "
+        "share it take each other's values.",
+    )

@@ -1,0 +1,45 @@
+"""The layers of the PyG on the path, each in every form in which it infers."""
+
+import sys
+from pathlib import Path
+from typing import Any, Dict, List
+
+from . import analysis
+from .calls import Problem, Request, Subject
+from .model import environment
+from .places import last_line
+
+PROGRAMS = str(Path(__file__).parents[1])
+
+
+def audit_layers(names: List[str], calls: int) -> Dict[str, Any]:
+    """Audits each layer in each form in which it infers.
+
+    Args:
+        names: The layers; all that layers.py can build where there is none.
+        calls: How many calls threads make of each.
+    """
+    sys.path.insert(0, PROGRAMS)
+    import layers as known  # type: ignore[import-not-found,unused-ignore]
+
+    unknown = sorted(set(names) - set(known.names()))
+    if unknown:
+        raise Problem(
+            "No layer {}: PyG {} and layers.py have {}. Name one of these.".format(
+                ", ".join(unknown), environment()["torch_geometric"], ", ".join(known.names())
+            )
+        )
+    audited: Dict[str, Any] = {}
+    for name in names or known.names():
+        # Two requests of the same shapes, and one of other shapes.
+        drawn = [known.forms(name, 12345), known.forms(name, 54321), known.forms(name, 7, nodes=9)]
+        results: Dict[str, Any] = {}
+        for form in drawn[0]:
+            requests = [Request((), arguments[form]) for arguments in drawn]
+            try:
+                layer = known.get_layer(name, form).eval()
+                results[form] = analysis.audit(Subject(layer, requests), calls)
+            except Exception as error:
+                results[form] = {"error": last_line(error.__cause__ or error)}
+        audited[name] = {"forms": results}
+    return {**environment(), "layers": audited}

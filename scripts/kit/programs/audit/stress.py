@@ -1,0 +1,166 @@
+"""Lets threads share a model at full speed, in a process whose death is a result."""
+
+import collections
+import contextlib
+import faulthandler
+import json
+import os
+import select
+import signal
+import sys
+import threading
+import time
+from typing import Any, Dict, List, Optional
+
+import torch
+
+from .calls import LIMIT, Subject
+from .interleaving import RIGHT, WRONG, count
+from .places import last_line
+
+THREADS = 8
+SECONDS = 60.0  # at the most
+# How many calls are made unless somebody says so: as many as take some seconds.
+MOST_CALLS, FEWEST_CALLS, USUAL_SECONDS = 800, 64, 6.0
+SWITCH_INTERVAL = 1e-5
+
+
+def stress(subject: Subject, calls: int, compare: bool = True) -> Dict[str, Any]:
+    """Lets threads call a model.
+
+    Args:
+        subject: What is called.
+        calls: How many calls all threads make together.
+        compare: Whether results are compared; else only crashes and hangs count.
+
+    Returns:
+        How many `threads` and `calls` there were in how many `seconds`, how they ended, how
+        many threads `hung`, the `errors`, and the signal that the process `died` of.
+    """
+    if not hasattr(os, "fork") or (torch.cuda.is_available() and torch.cuda.is_initialized()):
+        # A process that uses CUDA cannot be forked: its death is seen by who started it.
+        return {**_share(subject, calls, compare), "died": None}
+    return _in_child(subject, calls, compare)
+
+
+def usual_calls(subject: Subject) -> int:
+    """How many calls to make of a model."""
+    fitting = int(USUAL_SECONDS / max(subject.seconds, 1e-4))
+    return min(MOST_CALLS, max(FEWEST_CALLS, fitting))
+
+
+def _share(subject: Subject, calls: int, compare: bool) -> Dict[str, Any]:
+    outcomes: List[List[str]] = [[] for _ in range(THREADS)]
+    barrier = threading.Barrier(THREADS)
+    stop = threading.Event()
+
+    def work(k: int) -> None:
+        barrier.wait(LIMIT)
+        for n in range(max(1, calls // THREADS)):
+            if stop.is_set():
+                return
+            i = (k + n) % len(subject.requests)
+            try:
+                result = subject.call(i)
+                same = not compare or subject.is_right(i, result)
+                outcomes[k].append(RIGHT if same else WRONG)
+            except BaseException as error:
+                outcomes[k].append(last_line(error))
+
+    threads = [threading.Thread(target=work, args=(k,), daemon=True) for k in range(THREADS)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH_INTERVAL)
+    restore = subject.save()
+    start = time.monotonic()
+    try:
+        for thread in threads:
+            thread.start()
+        _wait(threads, outcomes, subject, stop)
+    finally:
+        sys.setswitchinterval(interval)
+    seconds = time.monotonic() - start
+    restore()
+    ended = [outcome for part in outcomes for outcome in list(part)]
+    errors = collections.Counter(outcome for outcome in ended if outcome not in (RIGHT, WRONG))
+    return {
+        "threads": THREADS,
+        "seconds": round(seconds, 2),
+        **count(ended),
+        "hung": sum(thread.is_alive() for thread in threads),
+        "errors": [error for error, _ in errors.most_common(3)],
+    }
+
+
+def _wait(
+    threads: List[threading.Thread],
+    outcomes: List[List[str]],
+    subject: Subject,
+    stop: threading.Event,
+) -> None:
+    """Waits until all threads are done, or none of them goes on any more."""
+    deadline = time.monotonic() + SECONDS
+    patience = max(LIMIT, subject.limit)
+    last, since = -1, time.monotonic()
+    while any(thread.is_alive() for thread in threads):
+        for thread in threads:
+            thread.join(0.02)
+        done = sum(map(len, outcomes)) - sum(thread.is_alive() for thread in threads)
+        now = time.monotonic()
+        if done != last:
+            last, since = done, now
+        elif now - since > patience:
+            break
+        if now > deadline:
+            stop.set()
+    stop.set()
+
+
+def _in_child(subject: Subject, calls: int, compare: bool) -> Dict[str, Any]:
+    reader, writer = os.pipe()
+    sys.stderr.flush()
+    process = os.fork()
+    if process == 0:
+        status = 1
+        with contextlib.suppress(BaseException):
+            os.close(reader)
+            faulthandler.disable()
+            result = _share(subject, calls, compare)
+            with os.fdopen(writer, "w") as stream:
+                stream.write(json.dumps(result))
+            status = 0
+        os._exit(status)
+    os.close(writer)
+    text = _read_all(reader, process, SECONDS + 3 * max(LIMIT, subject.limit))
+    _, status = os.waitpid(process, 0)
+    if text:
+        return {**json.loads(text), "died": None}
+    died = _signal_name(status)
+    nothing: Dict[str, Any] = {**count([]), "threads": THREADS, "seconds": None}
+    return {**nothing, "errors": [], "died": died}
+
+
+def _read_all(reader: int, process: int, seconds: float) -> str:
+    """What the child writes until it ends; "" if that takes too long, after which it is ended."""
+    deadline = time.monotonic() + seconds
+    parts: List[bytes] = []
+    with os.fdopen(reader, "rb", 0) as stream:
+        while True:
+            ready, _, _ = select.select([stream], [], [], max(0.0, deadline - time.monotonic()))
+            if not ready:
+                os.kill(process, signal.SIGKILL)
+                return ""
+            part = stream.read(1 << 16)
+            if not part:
+                return b"".join(parts).decode()
+            parts.append(part)
+
+
+def _signal_name(status: int) -> Optional[str]:
+    """The signal that ended a process, or its exit status in words."""
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        try:
+            return signal.Signals(number).name
+        except ValueError:
+            return f"signal {number}"
+    return f"exit status {os.WEXITSTATUS(status)}"

@@ -1,0 +1,77 @@
+"""The performance page: its faults, its text, its pictures."""
+
+import copy
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kit import releases
+from kit.bench import cases, page
+from kit.errors import SourceError
+from kit.releases import Catalogue
+
+
+@pytest.fixture(scope="module")
+def pinned() -> Catalogue:
+    return releases.load()
+
+
+def test_no_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page, "DATA", releases.ROOT / "docs" / "nothing.json")
+    with pytest.raises(SourceError, match=r"nothing.json is missing\. 'git checkout docs/nothing"):
+        page.read_data()
+
+
+@pytest.fixture(scope="module")
+def data() -> dict[str, Any]:
+    return page.read_data()
+
+
+def test_page_says_what_the_data_say(data: dict[str, Any], pinned: Catalogue) -> None:
+    assert page.PAGE.read_text() == page.render(data, pinned)
+
+
+def test_pictures_are_of_the_data(data: dict[str, Any], pinned: Catalogue, tmp_path: Path) -> None:
+    files = {name: tmp_path / file.name for name, file in page.PICTURES.items()}
+    page.draw(data, pinned, files)
+    for name, file in page.PICTURES.items():
+        # Coordinates differ in the last digits from one matplotlib to the next; words do not.
+        words = [
+            [
+                "".join(text.itertext())
+                for text in ElementTree.parse(path).iter()
+                if "text" in text.tag
+            ]
+            for path in (file, files[name])
+        ]
+        assert words[0] == words[1]
+        assert len(words[0]) > 10
+
+
+def test_what_does_not_hold_is_said(data: dict[str, Any], pinned: Catalogue) -> None:
+    assert list(page.problems(data, pinned)) == []
+    spoiled = copy.deepcopy(data)
+    first = next(r for r in spoiled["layers"]["ratios"] if r["variant"] == cases.PATCHED)
+    first["memory_ratio"] = 1.5
+    spoiled["large"]["ratios"] = [
+        ratio
+        for ratio in spoiled["large"]["ratios"]
+        if (ratio["layer"], ratio["mode"]) != ("fa_conv", "training")
+    ]
+    row = next(row for row in spoiled["threads"]["rows"] if row["way"] == "patched")
+    row["right"] -= 2
+    spoiled["served"]["total"]["patched"]["wrong"] = 3
+    problems = list(page.problems(spoiled, pinned))
+    assert len(problems) == 4
+    for problem, part in zip(
+        problems,
+        (
+            "needs 1.500 times the memory on the small graph",
+            "large, training: FAConv was not measured",
+            f"threads: 2 of {row['calls']} calls of the patched layer went wrong",
+            "served: 0 errors and 3 wrong answers once patched",
+        ),
+        strict=True,
+    ):
+        assert part in problem

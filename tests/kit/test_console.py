@@ -1,0 +1,99 @@
+"""What the commands share, on a terminal (a pseudo-terminal here) and off it."""
+
+import os
+import pty
+import select
+import subprocess
+import sys
+import time
+
+from kit.releases import ROOT
+
+NESTED = """
+import time
+from kit.console import build_progress, err, out, progress
+assert err.is_terminal
+with progress() as notify:
+    notify("outer")
+    time.sleep(0.2)
+    with progress() as inner:
+        inner("inner")
+        notify("a word from outside")
+        time.sleep(0.2)
+    with build_progress() as update:
+        update("torch-sparse", "compiling a.cpp", False)
+        notify("downloading")
+        time.sleep(0.2)
+        update("torch-sparse", "built", True)
+    notify("outer again")
+    time.sleep(0.2)
+out.print("done")
+"""
+
+AS_GIVEN = """
+from kit.console import err, out, table
+text = "audit --model app:MODEL:M: [bold]not bold[/] " + "/path" * 60
+out.print(text)
+err.print(text)
+rows = table("path")
+rows.add_row(text)
+out.print(rows)
+"""
+
+
+def child(program: str, **options: object) -> "subprocess.Popen[bytes]":
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "scripts"), "TERM": "xterm-256color"}
+    env.pop("COLUMNS", None)
+    return subprocess.Popen([sys.executable, "-c", program], env=env, **options)  # type: ignore[call-overload,no-any-return]
+
+
+def on_terminal(program: str) -> tuple[int, str]:
+    """Runs a program with a terminal of 80 x 24, and returns what it wrote there."""
+    controller, terminal = pty.openpty()
+    process = child(program, stdin=terminal, stdout=terminal, stderr=terminal)
+    os.close(terminal)
+    written = b""
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        if select.select([controller], [], [], 0.1)[0]:
+            try:
+                written += os.read(controller, 65536)
+            except OSError:  # Linux says so where the last writer is gone
+                break
+        elif process.poll() is not None:
+            break
+    os.close(controller)
+    return process.wait(10), written.decode()
+
+
+def test_progress_inside_progress() -> None:
+    code, written = on_terminal(NESTED)
+    assert code == 0, written
+    for message in ("outer", "inner", "a word from outside", "torch-sparse", "outer again", "done"):
+        assert message in written
+
+
+def test_progress_off_a_terminal_is_lines() -> None:
+    program = NESTED.replace("assert err.is_terminal", "assert not err.is_terminal")
+    process = child(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    out, err = process.communicate(timeout=120)
+    assert out == b"done\n"
+    assert err.decode().splitlines() == [
+        *("outer", "inner", "a word from outside"),
+        *("torch-sparse: compiling a.cpp", "downloading", "torch-sparse: built", "outer again"),
+    ]
+
+
+def test_text_is_printed_as_given() -> None:
+    process = child(AS_GIVEN, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    out, err = process.communicate(timeout=120)
+    # No emoji, no markup, and off a terminal no line is wrapped.
+    text = "audit --model app:MODEL:M: [bold]not bold[/] " + "/path" * 60
+    assert err.decode().splitlines() == [text]
+    assert [line.rstrip() for line in out.decode().splitlines()] == [text, "path", text]
+
+
+def test_nothing_is_markup_on_a_terminal() -> None:
+    code, written = on_terminal(AS_GIVEN)
+    assert code == 0
+    assert "app:MODEL:M: [bold]not bold[/]" in written.replace("\r\n", "")

@@ -1,0 +1,174 @@
+"""The house: what CONTRIBUTING.md says of where things are, and of how they hang together."""
+
+import ast
+import itertools
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from kit.releases import ROOT
+
+KIT = ROOT / "scripts" / "kit"
+CODE = sorted(
+    file
+    for folder in ("scripts", "tests", "examples")
+    for file in (ROOT / folder).rglob("*.py")
+    if "__pycache__" not in file.parts
+)
+MAP = re.search(
+    r"## Where things are\n\n```text\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL
+)
+
+# The modules of the core, each with the name it is imported by.
+CORE = {
+    ".".join(("kit", *file.relative_to(KIT).with_suffix("").parts)): file
+    for file in CODE
+    if file.is_relative_to(KIT)
+    and file.relative_to(KIT).parts[0] not in ("programs", "__init__.py", "__main__.py")
+    and file.name != "__init__.py"
+}
+
+# What needs no test file of its own: a class an exit code, which every refusal tries.
+WITHOUT_TESTS = {"kit.errors"}
+
+
+def mapped() -> Iterator[Path]:
+    """The files and folders that the map names."""
+    assert MAP
+    parents: list[Path] = [ROOT]
+    for line in MAP[1].splitlines():
+        depth = (len(line) - len(line.lstrip())) // 2
+        names, _, words = line.strip().partition("  ")
+        assert words or names.endswith("/")
+        for name in names.split():
+            path = parents[depth] / name
+            if name != "<series>/":
+                yield path
+        if names.endswith("/"):
+            parents[depth + 1 :] = [path]
+
+
+def test_the_map_names_what_there_is() -> None:
+    named = set(mapped())
+    assert [path for path in named if not path.exists()] == []
+    missing = [
+        path.name
+        for path in KIT.iterdir()
+        if path not in named and not path.name.startswith("__") and path.suffix in ("", ".py")
+    ]
+    assert missing == []
+    folders = {path for path in named if path.parent in (ROOT, ROOT / "examples")}
+    tops = {ROOT / name for name in ("patches", "scripts", "tests", "docs")}
+    assert tops | {ROOT / "examples" / "serving"} <= folders | {ROOT / "examples" / "serving"}
+
+
+@pytest.mark.parametrize("file", CODE, ids=lambda file: str(file.relative_to(ROOT)))
+def test_files_and_functions_are_short(file: Path) -> None:
+    text = file.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 500
+    long = [
+        (node.name, node.end_lineno - node.lineno + 1)
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+        and node.end_lineno is not None
+        and node.end_lineno - node.lineno >= 60
+    ]
+    assert long == []
+
+
+def imports_of(name: str, file: Path) -> set[str]:
+    """The modules of the kit that a module imports."""
+    imported = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            imported |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return {module for module in imported if module in CORE} - {name}
+
+
+GRAPH = {name: imports_of(name, file) for name, file in CORE.items()}
+
+
+def test_no_import_runs_in_a_circle() -> None:
+    above: dict[str, set[str]] = {}
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, " -> ".join((*path, name))
+        if name in above:
+            return
+        for imported in sorted(GRAPH[name]):
+            visit(imported, (*path, name))
+        above[name] = GRAPH[name]
+
+    for name in sorted(GRAPH):
+        visit(name, ())
+
+
+def test_nothing_of_the_core_imports_a_command() -> None:
+    for name, imported in GRAPH.items():
+        upward = {"kit.cli"}
+        if name != "kit.cli":
+            upward |= {other for other in CORE if other.startswith("kit.commands.")}
+        if not name.startswith(("kit.cli", "kit.commands.")):
+            upward.add("kit.console")
+        assert imported & upward == set(), name
+
+
+def test_packages_do_not_import_each_other_both_ways() -> None:
+    def package(name: str) -> str:
+        return name.split(".")[1]
+
+    arrows = {
+        (package(name), package(other)) for name, imported in GRAPH.items() for other in imported
+    }
+    both = [(a, b) for a, b in arrows if a < b and (b, a) in arrows]
+    assert both == []
+
+
+def test_only_the_door_and_the_commands_print_and_exit() -> None:
+    for name, file in CORE.items():
+        if name in ("kit.cli", "kit.console") or name.startswith("kit.commands."):
+            continue
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call):
+                called = ast.unparse(node.func)
+                assert called not in ("print", "sys.exit", "exit", "click.echo"), (name, called)
+
+
+def test_programs_import_nothing_of_the_kit() -> None:
+    for file in (KIT / "programs").rglob("*.py"):
+        text = file.read_text(encoding="utf-8")
+        assert not re.search(r"^\s*(from|import) kit\b", text, re.MULTILINE), file.name
+
+
+def test_each_module_of_the_core_has_tests() -> None:
+    missing = []
+    for name, file in CORE.items():
+        relative = file.relative_to(KIT)
+        if relative.parts[0] == "commands" or name in WITHOUT_TESTS:
+            continue
+        if not (ROOT / "tests" / "kit" / relative.parent / f"test_{relative.name}").exists():
+            missing.append(name)
+    assert missing == []
+
+
+def test_nothing_is_there_for_tests_alone() -> None:
+    """A public function or class is used by the kit itself."""
+    texts = {
+        file: file.read_text(encoding="utf-8")
+        for folder in (ROOT / "scripts", ROOT / "examples", ROOT / "patches" / "upstream")
+        for file in itertools.chain(folder.rglob("*.py"), folder.rglob("*.jinja"))
+    }
+    unused = []
+    for name, file in CORE.items():
+        for node in ast.parse(texts[file]).body:
+            public = isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name[0] != "_"
+            if not public or ".commands." in name:
+                continue
+            pattern = re.compile(rf"\b{node.name}\b")
+            uses = sum(len(pattern.findall(text)) for text in texts.values())
+            if uses < 2:
+                unused.append(f"{name}.{node.name}")
+    assert unused == []

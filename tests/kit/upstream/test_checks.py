@@ -1,0 +1,143 @@
+"""Checks of a branch: on a small PyG, without torch."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import git
+from kit import releases
+from kit.bench import cases as benching
+from kit.upstream import checks as checking
+from kit.upstream import prepared as kept
+from kit.upstream import repository, topics
+
+from .conftest import FIXED, LIBRARY, OLD_TEST, ONE, RACY, check, prepare, set_fix
+
+NAMES = [
+    *("yapf", "isort", "flake8", "ruff"),
+    *("reproducer fails on the base", "reproducer passes on the branch"),
+    *("tests, FULL_TEST=1", "tests", "new tests, 50 times", "new tests without the fix"),
+]
+
+
+def test_check(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = check(small, monkeypatch)
+    assert list(done) == NAMES
+    assert [each for each in done.values() if not each.holds] == []
+    assert done["new tests, 50 times"].detail == "1 tests, 50 of 50 runs passed"
+    assert done["tests"].detail == "2 passed (1 on the base)"
+    assert done["yapf"].detail == "yapf 0.43.0, 2 files"
+    assert git("worktree", "list", cwd=small).count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "fixed, bad",
+    [
+        (RACY.replace("self.hold()", "self.hold( )"), {"yapf", "flake8"}),
+        (
+            FIXED.replace("class Layer", "import sys\nimport os\n\n\nclass Layer"),
+            {"isort", "flake8"},
+        ),
+        (FIXED.replace("def hold(self)", "def hold(self, x=[])"), {"ruff"}),
+    ],
+    ids=["yapf", "isort", "ruff"],
+)
+def test_check_finds_bad_style(
+    small: Path, monkeypatch: pytest.MonkeyPatch, fixed: str, bad: set[str]
+) -> None:
+    settings = small / "pyproject.toml"
+    settings.write_text(settings.read_text() + '[tool.ruff.lint]\nselect = ["B"]\n')
+    git("commit", "-qam", "settings", cwd=small)
+    set_fix(small, fixed)
+    done = check(small, monkeypatch)
+    found = {name for name in NAMES[:4] if not done[name].holds}
+    assert found == bad
+
+
+@pytest.mark.parametrize(
+    "change, bad",
+    [
+        ("no fix", set(NAMES[5:9])),
+        ("another error", {NAMES[4], NAMES[5]}),
+        ("a test that cannot fail", {NAMES[9]}),
+        ("a test that is broken", {NAMES[6], NAMES[7]}),
+    ],
+)
+def test_check_finds_bad_code(
+    small: Path, monkeypatch: pytest.MonkeyPatch, change: str, bad: set[str]
+) -> None:
+    folder = topics.find("layer").folder
+    if change == "no fix":
+        set_fix(small, RACY + "\n\nVALUE = 1\n")
+    elif change == "another error":
+        (folder / "reproducer.py").write_text("import nowhere\n")
+    elif change == "a test that cannot fail":
+        (folder / "test.py").write_text("def test_layer_shared():\n    pass\n")
+    else:
+        set_fix(small, FIXED.replace("class Layer", "BROKEN = True\n\n\nclass Layer"))
+        (small / "test" / "test_layer.py").write_text(
+            OLD_TEST + "\n\ndef test_whole():\n    from torch_geometric import layer\n\n"
+            "    assert not hasattr(layer, 'BROKEN')\n"
+        )
+        git("commit", "-qam", "a test", cwd=small)
+    done = check(small, monkeypatch)
+    assert {name for name, each in done.items() if not each.holds} == bad
+
+
+def test_measure(build: Path, main: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare(build, ONE, "--repo", main, "--base", "master")
+    monkeypatch.setattr(repository, "BUILD", build)
+    monkeypatch.setattr(checking, "PROCESSES", 3)
+    prepared = kept.read(ONE)
+    assert prepared
+    before = git("worktree", "list", cwd=main)
+    codes: list[dict[str, str]] = []
+
+    def run_cases(python: Path, tree: Path, cases: list[dict[str, Any]]) -> dict[str, Any]:
+        assert git("rev-parse", "HEAD", cwd=tree).strip() == prepared.base
+        for case in cases:
+            assert f"def test_{ONE}" in Path(case["test"]).read_text()
+            assert (case["class"], case["variants"][benching.PRISTINE]) == ("TransformerConv", None)
+        codes.extend(
+            {label: Path(file or tree / LIBRARY).read_text() for label, file in variants.items()}
+            for variants in (case["variants"] for case in cases)
+        )
+        # Each process sees another ratio; their middle is what counts.
+        ms = {benching.PRISTINE: 2.0, checking.OURS: 2.0 + len(codes) / len(cases)}
+        ms[checking.EDGE_UPDATER] = 8.0
+        seen = {
+            "times": {label: [1e-3 * ms[label]] * 4 for label in ms},
+            "peak_bytes": dict.fromkeys(ms, 10) | {checking.EDGE_UPDATER: 5},
+        }
+        return {"python": "3.11.7", "torch": "2.13.0", "cases": [seen] * len(cases)}
+
+    monkeypatch.setattr(benching, "run_cases", run_cases)
+    cost = checking.measure(prepared, releases.load(), Path(sys.executable), lambda message: None)
+    assert cost and (cost["torch"], cost["python"]) == ("2.13.0", "3.11.7")
+    found = {(r["graph"], r["mode"], r["variant"]): r for r in cost["ratios"]}
+    assert len(found) == len(cost["ratios"]) == 2 * 2 * 3
+    for graph in ("small", "middle"):
+        for mode in ("inference", "training"):
+            ours = found[graph, mode, checking.OURS]
+            assert (ours["ratio"], ours["memory_ratio"], ours["processes"]) == (2.0, 1.0, 3)
+            other = found[graph, mode, checking.EDGE_UPDATER]
+            assert (other["ratio"], other["memory_ratio"]) == (4.0, 0.5)
+    # What is timed is what it is called.
+    for code in codes:
+        assert "self._alpha" in code[benching.PRISTINE]
+        assert "self._alpha" not in code[checking.OURS]
+        assert "self.edge_updater(" in code[checking.EDGE_UPDATER]
+        assert "self.edge_updater(" not in code[checking.OURS]
+    assert git("worktree", "list", cwd=main) == before
+
+
+def test_measure_has_nothing_to_time(
+    build: Path, main: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(build, "gatv2_conv", "--repo", main, "--base", "master")  # a test, and no fix
+    monkeypatch.setattr(repository, "BUILD", build)
+    prepared = kept.read("gatv2_conv")
+    assert prepared
+    arguments = (releases.load(), Path(sys.executable), lambda message: None)
+    assert checking.measure(prepared, *arguments) is None

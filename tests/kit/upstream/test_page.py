@@ -1,0 +1,43 @@
+"""Descriptions, and the page."""
+
+import re
+from pathlib import Path
+
+import pytest
+from kit.upstream import page, topics
+
+from .conftest import TOPICS, prepare
+
+
+@pytest.mark.parametrize("name", TOPICS)
+def test_description(build: Path, main: Path, name: str) -> None:
+    prepare(build, name, "--repo", main, "--base", "master")
+    body = (build / name / "body.md").read_text()
+    topic = topics.find(name)
+    reproducer = topic.read("reproducer.py")
+    assert f"```python\n{reproducer}```\n" in body
+    assert (build / name / "reproducer.py").read_text() == reproducer
+    for number in ("issues/8741", "pull/8753"):
+        assert f"https://github.com/pyg-team/pytorch_geometric/{number}" in body
+    for heading in ("Reproducer", "The test"):
+        assert f"### {heading}\n" in body
+    recorded = page.read_data()[name]
+    assert recorded["proof"]["reproducer_before"] in body
+    if topic.patch("fix"):
+        assert "### Cost" in body
+        for ratio in recorded["cost"]["ratios"]:
+            if ratio["variant"] != "unpatched":
+                assert f"{ratio['ratio']:.3f} ({ratio['low']:.3f} to {ratio['high']:.3f})" in body
+    attention = ("gatv2_conv_single_gather", "transformer_conv", "fa_conv", "rgat_conv")
+    assert ("### Why a list" in body) == (name in attention)
+    assert ("### Compatibility" in body) == (name != "gatv2_conv")
+    assert not re.search(r"threadsafe|the kit\b|\bkit\.sh|\{\{|\{%", body)
+    # GitHub breaks a line where there is a newline: each paragraph is one line.
+    text = re.sub(r"```.*?```", "", body, flags=re.S)
+    for line, following in zip(text.splitlines(), text.splitlines()[1:], strict=False):
+        blank = not line or not following
+        assert blank or following.startswith(("|", "- ")), following
+
+
+def test_page() -> None:
+    assert page.PAGE.read_text() == page.render(page.read_data())
