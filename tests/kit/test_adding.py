@@ -1,6 +1,7 @@
 """`add-release`: what is taken out comes back the same; what is new is found out."""
 
 import dataclasses
+import hashlib
 import io
 import re
 import shutil
@@ -62,6 +63,26 @@ def publish(own: World, version: str, files: dict[str, str], test: str) -> None:
             member = tarfile.TarInfo(f"torch_geometric-{version}/{name}")
             member.size = len(text.encode())
             sdist.addfile(member, io.BytesIO(text.encode()))
+
+
+def pin(own: World, version: str, like: str) -> None:
+    """What `add-release` does, which takes its time: GATv2Conv is that of another release."""
+    catalogue = releases.load()
+    archive = f"torch_geometric-{version}.tar.gz"
+    record = dataclasses.replace(
+        catalogue.find(like),
+        version=version,
+        tag=version,
+        commit=git("rev-parse", "HEAD", cwd=own.upstream).strip(),
+        archive=archive,
+        sha256=hashlib.sha256((own.index / archive).read_bytes()).hexdigest(),
+        version_blobs=(git("rev-parse", f"HEAD:{VERSION_FILE}", cwd=own.upstream).strip(),),
+    )
+    pins = own.patches / "releases.toml"
+    pins.write_text(adding.insert(pins.read_text(), record))
+    for patch in catalogue.find(like).patches:
+        if not patch.fits(version):
+            patch.file.write_text(adding.with_release(patch, version))
 
 
 def test_what_is_removed_comes_back_the_same(own: World) -> None:
