@@ -23,8 +23,7 @@ from kit import patching, refreshing, releases
 from kit.errors import KitError, SourceError, TreeError, UsageError
 from kit.refreshing import Refresh
 from kit.sources import Kind, Source
-from test_adding import publish
-from test_adding_a_layer import pin
+from test_adding import pin, publish
 
 Make = Callable[..., Source]
 

@@ -298,9 +298,7 @@ def jit(layer: str) -> Any:
     return seen
 
 
-def scripted(
-    layer: str, conv: Any, inputs: dict[str, Any], form: str, with_weights: bool
-) -> Any:
+def scripted(layer: str, conv: Any, inputs: dict[str, Any], form: str, with_weights: bool) -> Any:
     """Scripts a layer as the release's users do."""
     result = "Tensor"
     if with_weights:
@@ -531,9 +529,8 @@ def propagate_arguments(layer: str) -> dict[str, Any]:
         raise Found
 
     conv.propagate = propagate
-    try:
+    with contextlib.suppress(Found):
         conv(**get_inputs(layer))
-    except Found:
     return found
 
 

@@ -7,7 +7,6 @@ import torch_geometric.nn as nn
 from cases import ARGUMENTS, VERSION, case, graph, infer, inputs_of
 from torch_geometric.nn import MessagePassing
 
-
 # Those that some release gets a patch for, and that pass messages.
 CLASSES = [getattr(nn, name, None) for name in ARGUMENTS]
 LAYERS = tuple(cls for cls in CLASSES if cls is not None and issubclass(cls, MessagePassing))
@@ -142,8 +141,9 @@ def clones_each_argument(cls):
     conv = build(cls)
 
     def hook(module, inputs):
-        return ({k: v if v is None or isinstance(v, int) else v.clone()
-                 for k, v in inputs[0].items()},)
+        return (
+            {k: v if v is None or isinstance(v, int) else v.clone() for k, v in inputs[0].items()},
+        )
 
     register(conv, "message", "pre_hook", hook)
     return infer(conv)
