@@ -45,7 +45,8 @@ class Entry:
     Attributes:
         factory: Makes the model.
         inputs: Makes the arguments of a call; other ones in each call.
-        failure: One of `FAILURES`; empty where the model is safe.
+        failure: One of `FAILURES`, the one that `truth.py` meets first; empty where the
+            model is safe.
         verdicts: What the audit may say. Mostly one, and never `SAFE` of what is not.
         says: What must be in its text: regular expressions.
         methods: The methods that are called, if not `forward`.

@@ -270,7 +270,7 @@ class Weighted(nn.Module):
         return out, alpha
 
 
-@unsafe("wrong", graph, says=PATCH, quick=True)
+@unsafe("crash", graph, says=PATCH, quick=True)
 def transformer_conv():
     """TransformerConv keeps the attention of a call in `self._alpha`."""
     return Weighted(gnn.TransformerConv(8, 4, heads=2))
@@ -288,7 +288,7 @@ def transformer_conv_without_weights():
     return gnn.TransformerConv(8, 4, heads=2)
 
 
-@unsafe("wrong", graph, says=PATCH)
+@unsafe("crash", graph, says=PATCH)
 def fa_conv():
     """FAConv keeps it as well."""
 
@@ -341,7 +341,7 @@ def vgae():
     return models.VGAE(Encoder())
 
 
-@unsafe("wrong", graph, says=(*PATCH, "encode"))
+@unsafe("wrong", graph, says=(*PATCH, "encode"), checked="encode() is, as layers.vgae")
 def vgae_by_default():
     """Whoever names no method has it audited by those that VGAE is served by."""
     return models.VGAE(Encoder())
@@ -386,7 +386,7 @@ def dynamic_edges():
 
 
 @safe(graph)
-def label_propagation_head():
+def appnp():
     """APPNP after a perceptron, in evaluation."""
     return gnn.Sequential(
         "x, edge_index",

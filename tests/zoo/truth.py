@@ -8,6 +8,7 @@ for each line of the one and a whole call of the other one. `sys.settrace` holds
 The model is warmed up first, by some calls one after the other.
 """
 
+import contextlib
 import itertools
 import os
 import sys
@@ -116,7 +117,8 @@ class Sharing:
         """The model, as it is before the first request."""
         torch.manual_seed(0)
         model = self.entry.factory()
-        model.eval()
+        with contextlib.suppress(NotImplementedError):  # an exported program has no modes
+            model.eval()
         if self.entry.lazy:
             self.alone(model, 0)
         return model

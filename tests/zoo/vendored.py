@@ -70,7 +70,7 @@ class GATConv(nn.Module):
         return self.scores @ h
 
 
-@unsafe("wrong", graph, says=OWN)
+@unsafe("crash", graph, says=OWN)
 def own_gat():
     """A `GATConv` that has nothing to do with PyG's."""
     return GATConv()
@@ -84,7 +84,7 @@ class ScaledTransformer(gnn.TransformerConv):
         return out * 2, alpha
 
 
-@unsafe("wrong", graph, says=PATCH)
+@unsafe("crash", graph, says=PATCH)
 def subclass_of_transformer_conv():
     """The line that writes is PyG's, so the patch of PyG mends it."""
     return ScaledTransformer(8, 4)
@@ -165,7 +165,7 @@ class Backbone(nn.Module):
         return self.third(x, edge_index)
 
 
-@unsafe("wrong", graph, says=OWN)
+@unsafe("crash", graph, says=OWN)
 def deep_inside():
     """One layer among safe ones is not."""
     return Backbone()
