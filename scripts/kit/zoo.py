@@ -1,21 +1,21 @@
 """The page of the zoo: what the audit says of models whose truth is known."""
 
 import datetime
-import json
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from kit import pages
 from kit.errors import SourceError
 from kit.releases import ROOT
 
 # Where the environments of tox leave their results.
 RESULTS = ROOT / "build" / "zoo"
 
-PAGE = ROOT / "docs" / "zoo.md"
-DATA = ROOT / "docs" / "zoo.json"
+PAGE = pages.DOCS / "zoo.md"
+DATA = pages.DOCS / "zoo.json"
 
 # How good an answer of the audit can be, as `tests/zoo/running.py` grades it.
 GRADES = {
@@ -71,24 +71,27 @@ class Zoo:
     answers: list[Answer]
 
 
-def gather(directory: Path, machine: str) -> Zoo:
+def gather(directory: Path) -> Zoo:
     """Reads the results that the environments have left.
 
     Args:
         directory: Holds `<environment>.xml`, as pytest writes it.
-        machine: What the audits ran on, in words.
 
     Raises:
         SourceError: If there are no results, or a file is none.
     """
-    answers: list[Answer] = []
+    answers: dict[tuple[str, str], Answer] = {}
     days = []
-    for file in sorted(directory.glob("*.xml")):
+    # The quick ones first, since the whole has them as well; the packages last.
+    order = ("quick", "zoo", "packages")
+    files = [file for file in directory.glob("*.xml") if file.stem.split("-")[-1] in order]
+    for file in sorted(files, key=lambda file: order.index(file.stem.split("-")[-1])):
         try:
             # Written by pytest, on this machine.
             suite = ElementTree.parse(file).getroot().find("testsuite")  # noqa: S314
             assert suite is not None
-            answers += _answers(file.stem, suite)
+            for answer in _answers(file.stem, suite):
+                answers[answer.family, answer.model] = answer
             days.append(datetime.datetime.fromisoformat(suite.get("timestamp", "")).date())
         except (OSError, ValueError, TypeError, AssertionError, ElementTree.ParseError) as error:
             raise SourceError(
@@ -99,7 +102,7 @@ def gather(directory: Path, machine: str) -> Zoo:
         raise SourceError(
             f"{directory} holds no results of the zoo. Run it first: tox run -m zoo."
         )
-    return Zoo(min(days).isoformat(), machine, answers)
+    return Zoo(min(days).isoformat(), pages.machine(), list(answers.values()))
 
 
 def _answers(environment: str, suite: ElementTree.Element) -> Iterable[Answer]:
@@ -112,14 +115,16 @@ def _answers(environment: str, suite: ElementTree.Element) -> Iterable[Answer]:
 
 def dump(zoo: Zoo) -> str:
     """The data as JSON, an answer a line."""
-    head = {"day": zoo.day, "machine": zoo.machine}
-    records = ",\n".join(json.dumps(asdict(answer)) for answer in zoo.answers)
-    return f'{json.dumps(head)[:-1]}, "answers": [\n{records}\n]}}\n'
+    return pages.dump(asdict(zoo))
 
 
-def load(text: str) -> Zoo:
-    """Reads what `dump` wrote."""
-    data = json.loads(text)
+def load() -> Zoo:
+    """Reads the data that the page was made from.
+
+    Raises:
+        SourceError: If there are none.
+    """
+    data = pages.read_data(DATA, "without --render, it is made from the results of the zoo.")
     return Zoo(**{**data, "answers": [Answer(**answer) for answer in data["answers"]]})
 
 
