@@ -144,4 +144,5 @@ def load(families: tuple[str, ...] = FAMILIES) -> list[Entry]:
     """
     for family in families:
         importlib.import_module(f"zoo.{family}")
-    return sorted(_entries, key=lambda entry: FAMILIES.index(entry.family))
+    known = (*FAMILIES, "packages")
+    return sorted(_entries, key=lambda entry: known.index(entry.family))

@@ -25,9 +25,17 @@ MAX_LINES = 80  # where there are more pairs: so many lines, in even steps
 MAX_BLOCKED = 30  # pairs where one waited for the other one
 PATIENCE = 0.1  # seconds until a thread counts as waiting for the other one
 LIMIT = 3.0  # seconds until both count as hanging
-# Whose lines count: the model's, PyG's, and what of torch changes modules for a while.
-COUNTED = ("/zoo/", "/torch_geometric/", "/torch/nn/utils/")
+# Whose lines count: the model's, PyG's, what of torch changes modules for a while, and all
+# else that is installed.
+COUNTED = ("/zoo/", "/torch_geometric/", "/torch/nn/utils/", "/site-packages/")
 NOT_COUNTED = ("/zoo/truth.py", "/zoo/inputs.py", "/zoo/entries.py")
+
+
+def counts(file: str) -> bool:
+    """Whether a call is held before the lines of a file."""
+    last = next((part for part in COUNTED if part in file), "")
+    inside_torch = last == "/site-packages/" and "/site-packages/torch/" in file
+    return bool(last) and not inside_torch and not file.endswith(NOT_COUNTED)
 
 
 def shown(value: object) -> object:
@@ -60,8 +68,7 @@ class Call(threading.Thread):
 
     def trace(self, frame: Any, event: str, _: object) -> Any:  # noqa: ANN401
         """Counts the lines of the files that matter."""
-        file = frame.f_code.co_filename
-        if file.endswith(NOT_COUNTED) or not any(part in file for part in COUNTED):
+        if not counts(frame.f_code.co_filename):
             return None
         if event == "line" and not self.may_go_on.is_set():
             if self.lines == self.stop:
