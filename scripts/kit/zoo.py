@@ -99,9 +99,7 @@ def gather(directory: Path) -> Zoo:
                 f"Run it again: tox run -e {file.stem}."
             ) from None
     if not answers:
-        raise SourceError(
-            f"{directory} holds no results of the zoo. Run it first: tox run -m zoo."
-        )
+        raise SourceError(f"{directory} holds no results of the zoo. Run it first: tox run -m zoo.")
     return Zoo(min(days).isoformat(), pages.machine(), list(answers.values()))
 
 

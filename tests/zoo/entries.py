@@ -106,8 +106,7 @@ class Entry:
             f"{file.parent.name}/{file.name}:{number}"
             for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1)
             for marker in re.findall(r"# blame(?: (\w+))?$", line)
-            if (marker or (self.factory.__name__ if number in own else ""))
-            == self.factory.__name__
+            if (marker or (self.factory.__name__ if number in own else "")) == self.factory.__name__
         ]
 
 

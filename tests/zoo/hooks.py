@@ -30,7 +30,9 @@ class FeatureExtractor(nn.Module):
 def _with_hook_in_closure():
     captured = []
     body = nn.Sequential(nn.Linear(8, 8), nn.Tanh())
-    body[0].register_forward_hook(lambda module, args, output: captured.append(output))  # blame HookInClosure
+    body[0].register_forward_hook(
+        lambda module, args, output: captured.append(output)
+    )  # blame HookInClosure
     return body, captured
 
 

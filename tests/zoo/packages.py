@@ -7,7 +7,7 @@ The packages are imported where they are used: some of them take seconds.
 import torch
 from torch import nn
 
-from zoo.entries import NOT_SAFE, NOT_SHOWN, SAFE, safe, unsafe
+from zoo.entries import NOT_SHOWN, SAFE, safe, unsafe
 from zoo.inputs import graph, graph_of_five, one_graph, rows
 
 # TorchScript inside: what cannot be watched is to be said.

@@ -99,7 +99,9 @@ def grade(entry: Entry, audited: Audited) -> tuple[str, str]:
         return word, f"expected {expected}, got {audited.verdict}"
     if audited.exit_code != (audited.verdict != SAFE):
         return INCOMPLETE, f"exit code {audited.exit_code} for {audited.verdict}"
-    missing = [place for place in entry.blamed if not re.search(rf"{re.escape(place)}\b", audited.text)]
+    missing = [
+        place for place in entry.blamed if not re.search(rf"{re.escape(place)}\b", audited.text)
+    ]
     missing += [word for word in entry.says if not re.search(word, audited.text, re.IGNORECASE)]
     if missing:
         return INCOMPLETE, f"does not name {', '.join(missing)}"

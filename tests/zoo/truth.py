@@ -45,7 +45,7 @@ def shown(value: object) -> object:
         return (tuple(value.shape), dense.detach().cpu().numpy().tobytes())
     if isinstance(value, dict):
         return {repr(key): shown(item) for key, item in value.items()}
-    if type(value) in (list, tuple) or isinstance(value, tuple) and hasattr(value, "_fields"):
+    if type(value) in (list, tuple) or (isinstance(value, tuple) and hasattr(value, "_fields")):
         return [shown(item) for item in value]
     if hasattr(value, "to_dict"):
         return shown(value.to_dict())
@@ -66,7 +66,7 @@ class Call(threading.Thread):
         self.stopped, self.may_go_on = threading.Event(), threading.Event()
         self.result: object = "hang"
 
-    def trace(self, frame: Any, event: str, _: object) -> Any:  # noqa: ANN401
+    def trace(self, frame: Any, event: str, _: object) -> Any:
         """Counts the lines of the files that matter."""
         if not counts(frame.f_code.co_filename):
             return None
@@ -137,7 +137,9 @@ class Sharing:
         torch.manual_seed(seed)
         given = self.inputs()
         method = model if name == "forward" else getattr(model, name)
-        positional = given if isinstance(given, tuple) else () if isinstance(given, dict) else (given,)
+        positional = (
+            given if isinstance(given, tuple) else () if isinstance(given, dict) else (given,)
+        )
         keywords = given if isinstance(given, dict) else {}
 
         def call() -> object:
