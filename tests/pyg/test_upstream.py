@@ -47,8 +47,8 @@ def make_tree(pristine: Path, tree: Path, *patches: str) -> None:
     )
     env = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
     env["GIT_CEILING_DIRECTORIES"] = str(tree.parent)
-    options = ["--exclude=test/*"]
-    for patch in ("test", *patches):
+    options: list[str] = []
+    for patch in ("testing", *patches):
         for file in sorted(UPSTREAM.glob(f"*/{patch}.patch")):
             subprocess.run(["git", "apply", *options, file], cwd=tree, env=env, check=True)
             # All of them change these in the same way.
