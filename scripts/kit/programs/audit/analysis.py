@@ -37,8 +37,11 @@ Notify = Callable[[str], None]
 class Audit:
     """One audit; `run` returns what it saw, ready for JSON."""
 
-    def __init__(self, subject: Subject, calls: Optional[int], notify: Notify) -> None:
+    def __init__(
+        self, subject: Subject, calls: Optional[int], notify: Notify, explores: bool = True
+    ) -> None:
         self.subject = subject
+        self.explores = explores
         self.calls = calls
         self.notify = notify
         self.indices = range(len(subject.requests))
@@ -164,7 +167,8 @@ class Audit:
         writes = self._examine_all(slots, deadline)
         first = self._first_calls(writes)
         explored = None
-        if self.is_deterministic and not any(w["verdict"] == "confirmed" for w in writes):
+        some_confirmed = any(write["verdict"] == "confirmed" for write in writes)
+        if self.explores and self.is_deterministic and not some_confirmed:
             self.notify("letting whole calls run at lines of others")
             explored = exploring.explore(self.subject, bool(self.random or unwatched))
         writes += first["writes"]
@@ -394,7 +398,10 @@ def _file_of(cls: type) -> str:
 
 
 def audit(
-    subject: Subject, calls: Optional[int] = None, notify: Notify = lambda _: None
+    subject: Subject,
+    calls: Optional[int] = None,
+    notify: Notify = lambda _: None,
+    explores: bool = True,
 ) -> Dict[str, Any]:
     """Audits a model.
 
@@ -402,8 +409,9 @@ def audit(
         subject: A model in evaluation mode, and requests.
         calls: How many calls the stress makes; None for as many as take some seconds.
         notify: Is told what is going on.
+        explores: Whether whole calls are run at lines of others as well.
 
     Raises:
         Problem: If the model cannot be called, or returns nothing to compare.
     """
-    return Audit(subject, calls, notify).run()
+    return Audit(subject, calls, notify, explores).run()

@@ -14,7 +14,7 @@ from .calls import Subject
 from .interleaving import END, RIGHT, WRONG, Held, join
 from .places import Place, shown_file, shown_place
 
-USUAL_POINTS, MANY_POINTS = 40, 400  # for each pair of requests
+USUAL_POINTS, MANY_POINTS = 24, 400  # for each pair of requests
 SECONDS = 8.0  # what the calls may take together
 
 
