@@ -19,6 +19,7 @@ from kit.commands.refresh import refresh
 from kit.commands.report import report
 from kit.commands.upstream import upstream
 from kit.commands.validate import validate
+from kit.commands.zoo import zoo
 from kit.console import EXIT_CODES, err
 from kit.errors import KitError, UsageError
 
@@ -84,5 +85,6 @@ for command in (
     refresh,
     upstream,
     report,
+    zoo,
 ):
     cli.add_command(command)

@@ -90,9 +90,9 @@ def test_a_release_takes_what_its_status_says(pinned: Catalogue) -> None:
         assert series == release.affected()
         for layer in release.affected():
             assert len([p for p in release.patches if p.series == layer and p.is_for_library]) == 1
-        # What a series needs is there, where the release has what it changes.
-        has_explainer = Version(release.version) >= Version("2.3.0")
-        assert ("attention_explainer" in release.series()) == has_explainer
+        # What a series needs is there.
+        for name in release.affected():
+            assert set(pinned.requires.get(name, [])) <= set(release.series())
         # One patch a file, so that its state can be read off the file.
         paths = [change.path for patch in release.patches for change in patch.changes]
         assert len(paths) == len(set(paths))
@@ -113,12 +113,11 @@ def test_optional_series_are_not_taken_unasked(pinned: Catalogue) -> None:
         assert all(r.status["gatv2_conv"] == "fixed" for r in takers)
 
 
-def test_what_keeps_weights_in_the_call_requires_the_explainer(pinned: Catalogue) -> None:
-    hand_on = {patch.series for patch in pinned.patches() if "attention.append(" in patch.text}
-    # Releases with `GATConv`'s fault have no `AttentionExplainer` yet. What is optional
-    # hands on `alpha` as before where a hook looks on.
-    wanted = hand_on - {"gat_conv", *pinned.optional}
-    assert {name for name, needed in pinned.requires.items() if needed} == wanted
+def test_what_uses_the_mixin_requires_it(pinned: Catalogue) -> None:
+    users = {p.series for p in pinned.patches() if "Conv(AttentionMixin, " in p.text}
+    assert users
+    assert pinned.requires == {name: ["attention_mixin"] for name in pinned.requires}
+    assert set(pinned.requires) == users
 
 
 def test_every_patch_file_is_taken(pinned: Catalogue) -> None:
@@ -169,23 +168,21 @@ class TestPatch:
         added = [
             line.value for file in patch.hunks for hunk in file for line in hunk if line.is_added
         ]
-        # What names it: an error, and how a pickle is written and read.
-        named = r"'self\._alpha' is gone|`_alpha`|state\['_alpha'\] = None|pop\('_alpha', None\)"
-        code = re.sub(named, "", "".join(added))
-        assert "_alpha" not in code
-        if patch.is_for_library:
-            if patch.series == "to_hetero_with_bases":
-                # The layers that it runs can be any: no argument of a call gets through them.
-                code = code.replace("import threading\n", "").replace("(threading.local)", "")
-            assert not re.search(r"threading|Lock|local\(|global ", code)
+        code = "".join(added)
+        if patch.is_for_library and patch.series not in ("attention_mixin", "to_hetero_with_bases"):
+            # These two are what keeps values by thread, for code that no argument reaches.
+            assert not re.search(r"threading|Lock|local\(|global |self\._alpha", code)
+        assert not re.search(r"Lock|global ", code)
 
 
 def test_one_patch_a_variant(pinned: Catalogue) -> None:
     library = [patch for patch in pinned.patches() if patch.is_for_library]
-    assert len({patch.changes[0].before for patch in library}) == len(library)
+    changed = [change.before for patch in library for change in patch.changes]
+    changed = [blob for blob in changed if blob != NO_BLOB]
+    assert len(set(changed)) == len(changed)
     found = Counter(patch.series for patch in library)
     assert found["gatv2_conv"] == 8
-    assert set(found) == {*pinned.classes, "attention_explainer", *pinned.optional}
+    assert set(found) == {*pinned.classes, "attention_mixin", *pinned.optional}
 
 
 @pytest.mark.parametrize(

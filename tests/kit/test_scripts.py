@@ -22,7 +22,13 @@ from kit.releases import ROOT
 # The interpreter that the environment of the tests was made with.
 BASE = getattr(sys, "_base_executable", sys.executable)
 
-DOORS = ("apply.sh", "kit.sh", "lock.sh", "test.sh")
+DOORS = (
+    "scripts/apply.sh",
+    "scripts/kit.sh",
+    "scripts/lock.sh",
+    "scripts/test.sh",
+    "examples/serving/run.sh",
+)
 
 # What a user may have set for pip, and what would break the kit's environments.
 HOSTILE = {
@@ -319,7 +325,7 @@ def test_doors_take_a_link_and_any_directory(tmp_path: Path, door: str) -> None:
     bin_directory, work = tmp_path / "bin", tmp_path / "a directory"
     for directory in (bin_directory, work / "scripts", work / "kit"):
         directory.mkdir(parents=True)
-    (bin_directory / "absolute").symlink_to(ROOT / "scripts" / door)
+    (bin_directory / "absolute").symlink_to(ROOT / door)
     (bin_directory / "relative").symlink_to("absolute")
     (work / "link").symlink_to(Path("..") / "bin" / "relative")
     for command in ("./link", work / "link", bin_directory / "relative"):

@@ -38,7 +38,7 @@ CONV_OBSERVATIONS = [
     "explain:{}",
     "decomposed_layers:{}",
     "subclasses:{}",
-    "subclasses_with_weights:{}",
+    "scripted_state:{}",
     "state:{}",
 ]
 

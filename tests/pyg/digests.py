@@ -38,7 +38,11 @@ def digest(value: Any) -> Any:
         return ["SparseTensor", digest(list(value.coo()))]
     if isinstance(value, (list, tuple)):
         return [digest(item) for item in value]
-    return value
+    if isinstance(value, dict):
+        return [[digest(key), digest(item)] for key, item in value.items()]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise TypeError(f"A {type(value).__name__} cannot be compared bit for bit.")
 
 
 def observed(function: Callable[[], Any]) -> Any:

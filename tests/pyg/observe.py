@@ -6,6 +6,7 @@ Imports torch and PyG alone, so that it runs on every release. A tensor is shown
 as a digest of its bytes. What is asked for in one call is done in one process.
 """
 
+import contextlib
 import functools
 import hashlib
 import importlib
@@ -298,9 +299,7 @@ def jit(layer: str) -> Any:
     return seen
 
 
-def scripted(
-    layer: str, conv: Any, inputs: dict[str, Any], form: str, with_weights: bool
-) -> Callable[..., Any]:
+def scripted(layer: str, conv: Any, inputs: dict[str, Any], form: str, with_weights: bool) -> Any:
     """Scripts a layer as the release's users do."""
     result = "Tensor"
     if with_weights:
@@ -315,7 +314,7 @@ def scripted(
         typing = [f"({', '.join(names)}) -> {result}"] if has_weights(layer) else []
         script = torch.jit.script(conv.jittable(*typing))
         kwargs = {"return_attention_weights": True} if with_weights else {}
-        return lambda **inputs: script(**inputs, **kwargs)
+        return functools.partial(script, **kwargs)
     arguments = ", ".join(
         f"{name}: {form if name == 'edge_index' else 'Tensor'}" for name in inputs
     )
@@ -331,8 +330,7 @@ def scripted(
         f"    def forward(self, {arguments}) -> {result}:\n"
         f"        return self.conv({call})\n"
     ).Net(conv)
-    script: Callable[..., Any] = torch.jit.script(net)
-    return script
+    return torch.jit.script(net)
 
 
 def compiled(layer: str, backend: str) -> Any:
@@ -482,7 +480,7 @@ def custom_classes(layer: str) -> dict[str, Any]:
     """A user's subclasses, written for the pristine release, in a module of their own."""
     cls = class_of(layer)
     signature = inspect.signature(cls.message)
-    # What the patches add has a default.
+    # What the patches add for TorchScript has a default.
     given = [p for p in signature.parameters.values() if p.name != "self" and p.default is p.empty]
     names = ", ".join(parameter.name for parameter in given)
     typed = ", ".join(
@@ -532,55 +530,67 @@ def propagate_arguments(layer: str) -> dict[str, Any]:
         raise Found
 
     conv.propagate = propagate
-    try:
+    with contextlib.suppress(Found):
         conv(**get_inputs(layer))
-    except Found:
-        found.pop("attention", None)
     return found
 
 
 def subclasses(layer: str) -> Any:
-    """A user's subclasses."""
+    """A user's subclasses, without attention weights and asked for them."""
     classes = custom_classes(layer)
     forward = classes.pop("OverridesForward")
     arguments = propagate_arguments(layer)
     seen = {
-        name: observed(lambda: get_conv(layer, cls)(**get_inputs(layer)))  # noqa: B023
+        name + suffix: observed(lambda: get_conv(layer, cls)(**get_inputs(layer), **asked))  # noqa: B023
         for name, cls in classes.items()
+        for suffix, asked in (("", {}), (" with weights", weights(layer)))
     }
     seen["OverridesForward"] = observed(lambda: get_conv(layer, forward)(arguments))
     return seen
-
-
-def subclasses_with_weights(layer: str) -> Any:
-    """The same, asked for the attention weights that their `message()` does not hand on."""
-    classes = custom_classes(layer)
-    return {
-        name: observed(lambda: get_conv(layer, cls)(**get_inputs(layer), **weights(layer)))  # noqa: B023
-        for name, cls in classes.items()
-        if name in ("CallsSuper", "SetsAlpha")
-    }
 
 
 # What stays in the layer ######################################################
 
 
 def state(layer: str) -> Any:
-    """What a call leaves in the layer."""
+    """What a call leaves in the layer, once its messages are computed and at the end."""
     conv = get_conv(layer)
+    update = conv.update
+    shown: list[dict[str, str]] = []
 
-    def show() -> dict[str, str]:
-        return {key: repr(value) for key, value in sorted(vars(conv).items())}
+    def show() -> None:
+        shown.append({key: repr(value) for key, value in sorted(vars(conv).items())})
 
-    before = show()
+    @functools.wraps(update)
+    def look(*args: Any, **kwargs: Any) -> Any:
+        show()
+        return update(*args, **kwargs)
+
+    conv.update = look
+    show()
     conv(**get_inputs(layer), **weights(layer))
+    show()
     # Where PyG compiles these from templates, it falls back to slower ones without a word.
     methods = [getattr(conv, name, None) for name in ("propagate", "edge_updater")]
     return {
-        "has_alpha": hasattr(conv, "_alpha"),
-        "unchanged": show() == before,
+        "unchanged": len(shown) > 2 and all(each == shown[0] for each in shown),
         "methods": [getattr(method, "__module__", None) for method in methods],
     }
+
+
+def scripted_state(layer: str) -> Any:
+    """Whether a call in TorchScript leaves an attribute as it is that threads would share."""
+
+    def call() -> bool:
+        inputs = get_inputs(layer)
+        script = scripted(layer, get_conv(layer), inputs, "Tensor", has_weights(layer))
+        conv = script.conv if VERSION >= (2, 5) else script.func
+        assert conv._alpha is None  # No other layer has it.
+        conv._alpha = marker = torch.full((3,), 7.0)
+        script(**inputs)
+        return conv._alpha is not None and torch.equal(conv._alpha, marker)
+
+    return observed(call)
 
 
 def without_fusion() -> None:

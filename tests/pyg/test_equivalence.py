@@ -1,6 +1,5 @@
 """Patched and pristine do the same, bit for bit."""
 
-import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -77,53 +76,17 @@ def test_decomposed_layers(observe: Observe, patched_conv: str) -> None:
 def test_hooks(observe: Observe, patched_conv: str) -> None:
     pristine, patched = both(observe, f"hooks:{patched_conv}")
     assert "result" in pristine
-    assert patched["result"] == pristine["result"]
-    # What the patches add to the arguments is not missed; all else is there as before.
-    for (kind, before, indices), (same_kind, after, same_indices) in zip(
-        pristine["names"], patched["names"], strict=True
-    ):
-        assert (kind, indices) == (same_kind, same_indices)
-        assert set(before) <= set(after)
+    assert patched == pristine
     # `HypergraphConv` calls `propagate()` twice.
     assert len(pristine["names"]) in (len(pristine["known"]), 2 * len(pristine["known"]))
 
 
 def test_subclasses(observe: Observe, patched_conv: str) -> None:
     pristine, patched = both(observe, f"subclasses:{patched_conv}")
-    # What worked works, and gives the same; what failed may work now.
-    worked = {name for name, case in pristine.items() if "result" in case}
-    assert {"CallsSuper", "OverridesForward"} <= worked
-    # From 2.5.0 on, the arguments of `propagate()` and `message()` are compiled: by a
-    # comment of the layer's, and by the types of `message()`. Without these, each
-    # argument has to be there. What lacks `attention` is told so.
-    # (2.5.2 does not get as far as to compile, and hands on `inspect._empty`.)
-    for name, error in (
-        (
-            "OverridesForward",
-            r"missing \d required positional arguments?: .*'attention'|'_empty' has no attribute",
-        ),
-        ("Untyped", "message\\(\\) got an unexpected keyword argument 'attention'"),
-    ):
-        if name in worked and "error" in patched[name]:
-            assert re.search(error, patched[name]["error"])
-            worked.discard(name)
-    assert {name: patched[name] for name in worked} == {name: pristine[name] for name in worked}
-
-
-def test_subclass_is_told_what_to_change(
-    observe: Observe, pytestconfig: pytest.Config, patched_conv: str
-) -> None:
-    affected = find_affected(pytestconfig)
-    pristine, patched = both(observe, f"subclasses_with_weights:{patched_conv}")
-    # The latter two return no weights.
-    if patched_conv not in affected or patched_conv in ("lpformer", "hypergraph_conv"):
-        assert patched["CallsSuper"] == pristine["CallsSuper"]
-        return
-    assert "result" in pristine["CallsSuper"]
-    case = patched["CallsSuper"]
-    assert case["error"].startswith("AssertionError: No attention weights to return")
-    assert "attention: Optional[List[Tensor]] = None" in case["error"]
-    assert "self._alpha" in case["error"]
+    # What gave a result gives the same one; what failed may work now.
+    worked = {name: case for name, case in pristine.items() if "result" in case}
+    assert {"CallsSuper", "CallsSuper with weights", "OverridesForward"} <= set(worked)
+    assert {name: patched[name] for name in worked} == worked
 
 
 @pytest.mark.parametrize("writer, reader", [("pristine", "patched"), ("patched", "pristine")])

@@ -90,7 +90,8 @@ def render(surveys: list[Survey], machine: str) -> str:
         "",
         "Made by `scripts/kit.sh audit --survey`; nothing here is typed by hand. Each pinned "
         "release, as upstream made it, is read (`scripts/kit/audit/static.py`: every write to "
-        "`self` that a forward pass can reach, in all of `torch_geometric.nn`), and its layers are run "
+        "`self` that a forward pass can reach, in all of `torch_geometric.nn`), and its layers are "
+        "run "
         "(`scripts/kit/programs/audit`: traced, forced to interleave wherever a written "
         f"attribute is read back, and stressed), on {machine} with torch {newest.torch} and "
         f"Python {newest.python}. The data are in [audit.json](audit.json).",

@@ -192,15 +192,15 @@ def _read_allowed(words: Sequence[str]) -> frozenset[str]:
             lines = Path(word[1:]).read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(
-                f"--allow {word}: the file cannot be read ({error}). Expected one CLASS.ATTRIBUTE a "
-                f"line; what follows a # is a comment."
+                f"--allow {word}: the file cannot be read ({error}). Expected one CLASS.ATTRIBUTE "
+                f"a line; what follows a # is a comment."
             ) from None
         names += [line.split("#")[0].strip() for line in lines]
     for name in filter(None, names):
         if "." not in name:
             raise UsageError(
-                f"--allow {name}: expected CLASS.ATTRIBUTE, such as GATv2Conv._alpha, or CLASS.* for "
-                f"all attributes of a class."
+                f"--allow {name}: expected CLASS.ATTRIBUTE, such as GATv2Conv._alpha, or CLASS.* "
+                f"for all attributes of a class."
             )
     return frozenset(filter(None, names))
 

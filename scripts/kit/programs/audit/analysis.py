@@ -282,15 +282,18 @@ class Audit:
 
     def _examine_chance(self, there: List[Access]) -> Dict[str, Any]:
         """The same of a model whose results cannot be compared."""
+        if not self.random and any(access.read_first for access in there):
+            self.is_carried = True
+            reason = "what one call leaves there, the next one reads"
+            return {"verdict": "carried", "reason": reason, "same": False}
         if any(access.read_back for access in there):
             reason = (
                 "calls write different values to it and read them back; that was not forced, "
                 "since the results of calls differ in one thread, too"
             )
             return {"verdict": "confirmed", "reason": reason, "same": False}
-        self.is_carried |= not self.random
-        reason = "what one call writes, the next one reads"
-        return {"verdict": "carried", "reason": reason, "same": False}
+        reason = "it is read before it is written, and results cannot be compared"
+        return {"verdict": "not forced", "reason": reason, "same": False}
 
     # First calls.
 
@@ -312,6 +315,7 @@ class Audit:
             seed(i if self.random else 0)
             nodes = state.walk(module, [])
             storages = recording.storages_of(nodes)
+            before = state.Snapshot(nodes, with_tensors=False)
             try:
                 result, recorder = recording.record(self.subject, i, storages, module)
             except Problem:
@@ -328,10 +332,15 @@ class Audit:
                 if key not in known:
                     described.setdefault(key, each)
                     values.setdefault(key, set()).add(repr(access.values))
+            for node, name in before.changed_attributes():
+                each = describing.out_of_sight(node, name)
+                key = (each["submodule"], each["class"], each["attribute"])
+                if key not in known:
+                    described.setdefault(key, each)
         self.by_id = state.find_path(self.nodes)
         return {
             "writes": [
-                {**each, **describing.first_call(len(values[key]) > 1)}
+                {**each, **describing.first_call(len(values.get(key, ())) > 1)}
                 for key, each in described.items()
             ],
             "recorders": recorders,

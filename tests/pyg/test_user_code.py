@@ -1,0 +1,47 @@
+"""What users have built on the layers works as before: the same results, bit for bit.
+
+The classes in `user_code/` are written for this suite, in the shape of public code. What gives
+a result on the pristine tree has to give the same one on the patched tree, in whatever order
+the layers are built; what fails on the pristine tree may fail.
+"""
+
+import ast
+import itertools
+import json
+from typing import Any
+
+import pytest
+from conftest import HERE, Warm
+
+FILES = sorted((HERE / "user_code").glob("[a-z]*.py"))
+
+
+def find_cases() -> list[str]:
+    """The cases of all files, read without an import of PyG."""
+    return [
+        f"{file.stem}.{node.name}"
+        for file in FILES
+        for node in ast.parse(file.read_text()).body
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef))
+        and any(ast.unparse(each).startswith("case(") for each in node.decorator_list)
+    ]
+
+
+@pytest.fixture(scope="module")
+def outcomes(warm: dict[str, Warm]) -> dict[str, dict[str, Any]]:
+    """How each case ends on each tree."""
+    ended: dict[str, dict[str, Any]] = {tree: {} for tree in warm}
+    for (tree, python), file in itertools.product(warm.items(), FILES):
+        result = python.run(HERE / "cases.py", file)
+        assert result.returncode == 0, result.stderr
+        ended[tree].update(json.loads(result.stdout.splitlines()[-1]))
+    return ended
+
+
+@pytest.mark.parametrize("name", find_cases())
+def test_same_results(outcomes: dict[str, dict[str, Any]], name: str) -> None:
+    if name not in outcomes["pristine"]:
+        pytest.skip("about other releases")
+    pristine, patched = (outcomes[tree][name] for tree in ("pristine", "patched"))
+    worked = {way: ended for way, ended in pristine.items() if "result" in ended}
+    assert {way: patched.get(way) for way in worked} == worked
