@@ -22,7 +22,7 @@ HERE = Path(__file__).parent
 PROGRAMS = HERE.parents[1] / "scripts" / "kit" / "programs"
 
 # What runs layers under a tracer, and forces the interleavings.
-AUDIT = PROGRAMS / "audit.py"
+AUDIT = PROGRAMS / "audit" / "__main__.py"
 
 # In seconds, for each program that is run.
 TIME_LIMIT = 600
