@@ -132,12 +132,6 @@ def test_every_verb_is_in_the_docs(verb: str) -> None:
     )
 
 
-def test_every_module_is_in_the_docs() -> None:
-    for module in (ROOT / "scripts" / "kit").glob("*.py"):
-        if not module.name.startswith("__"):
-            assert f"{module.name}`" in CONTRIBUTING, module.name
-
-
 def test_pinned_extensions_are_in_the_docs() -> None:
     for extension in building.pinned().values():
         assert f"| {extension.name} | {extension.version} | {extension.torch} |" in BUILDING
