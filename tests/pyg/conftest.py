@@ -11,6 +11,7 @@ import sys
 import sysconfig
 import tempfile
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +183,23 @@ def run_observe(warm: Warm, *arguments: str) -> dict[str, Any]:
     assert Path(printed["torch_geometric"]).is_relative_to(warm.tree.resolve())
     observations: dict[str, Any] = printed["observations"]
     return observations
+
+
+# A release of each era. What takes minutes runs on these by default, in the environment that
+# has the fewest extensions, and on all of them where PYG_THREADSAFE_FULL is set, as in the
+# workflow: the default matrix has to stay short.
+ERAS = {"1.7.2", "2.0.4", "2.3.1", "2.5.0", "2.8.1"}
+
+
+@pytest.fixture(scope="session")
+def thorough(pytestconfig: pytest.Config) -> None:
+    """Skips what takes minutes, where another environment of the default matrix runs it."""
+    release = pytestconfig.getoption("release")
+    need_extensions = release in ("1.7.2", "2.0.4")
+    if os.environ.get("PYG_THREADSAFE_FULL"):
+        return
+    if release not in ERAS or (find_spec("torch_sparse") and not need_extensions):
+        pytest.skip(f"runs on {', '.join(sorted(ERAS))}, and on all with PYG_THREADSAFE_FULL=1")
 
 
 @pytest.fixture(scope="session")

@@ -8,24 +8,10 @@ the layers are built; what fails on the pristine tree may fail.
 import ast
 import itertools
 import json
-from importlib.util import find_spec
 from typing import Any
 
 import pytest
 from conftest import HERE, Warm
-
-# The releases that have no environment without extensions.
-NEED_EXTENSIONS = [
-    "1.7.1",
-    "1.7.2",
-    "2.0.0",
-    "2.0.1",
-    "2.0.2",
-    "2.0.3",
-    "2.0.4",
-    "2.1.0.post1",
-    "2.2.0",
-]
 
 FILES = sorted((HERE / "user_code").glob("[a-z]*.py"))
 
@@ -42,10 +28,8 @@ def find_cases() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def outcomes(warm: dict[str, Warm], pytestconfig: pytest.Config) -> dict[str, dict[str, Any]]:
+def outcomes(warm: dict[str, Warm], thorough: None) -> dict[str, dict[str, Any]]:
     """How each case ends on each tree."""
-    if find_spec("torch_sparse") and pytestconfig.getoption("release") not in NEED_EXTENSIONS:
-        pytest.skip("runs in the environment of this release without extensions")
     ended: dict[str, dict[str, Any]] = {tree: {} for tree in warm}
     for (tree, python), file in itertools.product(warm.items(), FILES):
         result = python.run(HERE / "cases.py", file)
