@@ -49,7 +49,7 @@ class Topic:
 
     @property
     def takes_list(self) -> bool:
-        """Whether its fix lets the weights travel in a list."""
+        """Whether its fix passes the weights in a list."""
         fix = self.patch("fix")
         return fix is not None and "attention.append(" in fix.text
 
