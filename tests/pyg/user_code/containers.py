@@ -9,6 +9,7 @@ import torch
 import torch_geometric.nn as nn
 from cases import LOAD_ANY, case, graph, train
 from torch.nn.utils import prune
+
 from user_code import own_propagate, typed, untyped
 
 NODES, EDGES = ["paper", "author"], [("author", "to", "paper"), ("paper", "to", "author")]
@@ -77,11 +78,18 @@ class Positional(torch.nn.Module):
 
 @case(since=(2, 0), each=EACH)
 def sequential(which):
-    return both(filled(nn.Sequential("x, edge_index", [
-        (CONVS[which](), "x, edge_index -> x"),
-        torch.nn.ReLU(inplace=True),
-        torch.nn.Linear(4, 3),
-    ])))
+    return both(
+        filled(
+            nn.Sequential(
+                "x, edge_index",
+                [
+                    (CONVS[which](), "x, edge_index -> x"),
+                    torch.nn.ReLU(inplace=True),
+                    torch.nn.Linear(4, 3),
+                ],
+            )
+        )
+    )
 
 
 @case(since=(2, 0), each=EACH)
@@ -96,10 +104,17 @@ def sequential_with_weights(which):
         def forward(self, x, edge_index):
             return self.conv(x, edge_index, return_attention_weights=True)
 
-    return both(filled(nn.Sequential("x, edge_index", [
-        (Weights(), "x, edge_index -> x, weights"),
-        (lambda x, weights: x * weights[1].sum(), "x, weights -> x"),
-    ])))
+    return both(
+        filled(
+            nn.Sequential(
+                "x, edge_index",
+                [
+                    (Weights(), "x, edge_index -> x, weights"),
+                    (lambda x, weights: x * weights[1].sum(), "x, weights -> x"),
+                ],
+            )
+        )
+    )
 
 
 @case(since=(2, 0), each=EACH)
@@ -117,7 +132,9 @@ def to_hetero(which):
     torch.manual_seed(12345)
     net = filled(nn.to_hetero(Net(which), (NODES, EDGES), aggr="sum"))
     x = {"paper": inputs["x"], "author": inputs["x_0"]}
-    return [out for _, out in sorted(net(x, {kind: inputs["edge_index"] for kind in EDGES}).items())]
+    return [
+        out for _, out in sorted(net(x, {kind: inputs["edge_index"] for kind in EDGES}).items())
+    ]
 
 
 @case(since=(2, 0), each=BASES)

@@ -4,6 +4,7 @@ import torch
 import torch_geometric.nn as nn
 from cases import case, graph
 from torch_geometric.nn import MessagePassing
+
 from user_code import own_propagate, typed, untyped
 
 

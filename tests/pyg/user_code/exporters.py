@@ -4,6 +4,7 @@ import io
 
 import torch
 from cases import VERSION, case, graph
+
 from user_code.containers import EACH, Net, filled
 
 

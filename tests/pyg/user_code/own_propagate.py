@@ -23,8 +23,9 @@ class OwnForward(TransformerConv):
         key = self.lin_key(x).view(-1, self.heads, self.out_channels)
         value = self.lin_value(x).view(-1, self.heads, self.out_channels)
         # propagate_type: (query: Tensor, key:Tensor, value: Tensor, edge_attr: OptTensor)
-        out = self.propagate(edge_index, query=query, key=key, value=value,
-                             edge_attr=None, size=None)
+        out = self.propagate(
+            edge_index, query=query, key=key, value=value, edge_attr=None, size=None
+        )
         return out.mean(dim=1)
 
 
@@ -223,11 +224,13 @@ class Composed(torch.nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
-        self.convs = torch.nn.ModuleList([
-            nn.TransformerConv(in_channels, out_channels),
-            OwnForwardUntyped(in_channels, out_channels),
-            nn.GATv2Conv(in_channels, out_channels),
-        ])
+        self.convs = torch.nn.ModuleList(
+            [
+                nn.TransformerConv(in_channels, out_channels),
+                OwnForwardUntyped(in_channels, out_channels),
+                nn.GATv2Conv(in_channels, out_channels),
+            ]
+        )
 
     def forward(self, x: Tensor, edge_index: Tensor) -> Tuple[Tensor, Optional[Tensor]]:
         outs = [conv(x, edge_index) for conv in self.convs]

@@ -94,9 +94,7 @@ class OnlyTheResultTyped(TransformerConv):
 class ExtraWithDefault(TransformerConv):
     """Has an argument more, which `propagate()` is not given."""
 
-    def message(
-        self, query_i, key_j, value_j, edge_attr, index, ptr, size_i, temperature=0.5
-    ):
+    def message(self, query_i, key_j, value_j, edge_attr, index, ptr, size_i, temperature=0.5):
         query_i = query_i / temperature
         return super().message(query_i, key_j, value_j, edge_attr, index, ptr, size_i)
 
