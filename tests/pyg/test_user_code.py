@@ -28,7 +28,7 @@ def find_cases() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def outcomes(warm: dict[str, Warm]) -> dict[str, dict[str, Any]]:
+def outcomes(warm: dict[str, Warm], thorough: None) -> dict[str, dict[str, Any]]:
     """How each case ends on each tree."""
     ended: dict[str, dict[str, Any]] = {tree: {} for tree in warm}
     for (tree, python), file in itertools.product(warm.items(), FILES):

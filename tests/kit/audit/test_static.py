@@ -402,9 +402,7 @@ def test_reviewed(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     one, other = writes = audit(root, text)
     assert (one.kind, one.reason) == (Kind.BENIGN, "Reviewed: So it is.")
     assert other.kind is RACE
-    assert [entry.attribute for entry in kinds.unused(kinds.load_reviewed(), writes)] == [
-        "gone"
-    ]
+    assert [entry.attribute for entry in kinds.unused(kinds.load_reviewed(), writes)] == ["gone"]
     # A user's class of that name is another one.
     own = put(tmp_path, "own.py", HEAD + text)
     assert [write.kind for write in static.audit_files(root, [own])] == [RACE, RACE]
