@@ -20,6 +20,7 @@ CONVS = {
     "GATv2Conv": lambda: nn.GATv2Conv(8, 4, add_self_loops=False),
     "typed": lambda: typed.CallsSuper(8, 4),
     "typed, for TorchScript": lambda: typed.NoSuper(8, 4),
+    "own forward()": lambda: own_propagate.OwnForward(8, 4),
     "untyped": lambda: untyped.CallsSuper(8, 4),
     # Those whose messages have one row of features, as bases are to have.
     "GraphConv": lambda: nn.GraphConv(8, 4),

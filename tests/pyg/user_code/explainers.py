@@ -76,11 +76,6 @@ def beside_an_attention_of_a_subclass():
     return attention(own_propagate.AttentionOfTheirsToo(8, 8), nn.GATv2Conv(8, 4))
 
 
-@case(since=(2, 3))
-def attention_alone_of_theirs():
-    return attention(own_propagate.AttentionOfTheirs(8, 4))
-
-
 class ListOfTheirs(MessagePassing):
     """A layer whose `message()` takes a list that is called `attention`."""
 

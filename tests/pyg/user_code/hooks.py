@@ -84,10 +84,9 @@ def drops_edges(cls):
     def hook(module, inputs):
         kept = inputs[0][:, ::2]
         given = dict(inputs[2])
-        for name, value in given.items():
-            if name in ("alpha", "edge_attr", "edge_type", "edge_weight"):
-                if torch.is_tensor(value) and len(value) == inputs[0].size(1):
-                    given[name] = value[::2]
+        for name in given.keys() & {"alpha", "edge_attr", "edge_type", "edge_weight"}:
+            if torch.is_tensor(given[name]) and len(given[name]) == inputs[0].size(1):
+                given[name] = given[name][::2]
         return kept, inputs[1], given
 
     register(conv, "propagate", "pre_hook", hook)
