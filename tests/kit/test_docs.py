@@ -109,9 +109,9 @@ def test_other_environments(pinned: Catalogue) -> None:
     assert pythons == {"py310", "py312", "py313", "py314", "py313t", "py314t"}
     # Every name is one that can be run: a release and a torch.
     for name in names:
-        assert re.fullmatch(r"(py3\d+t?-)?pyg\w+-torch\d+(-ext|-zoo(-packages|-quick)?)?", name), (
-            name
-        )
+        assert re.fullmatch(
+            r"(py3\d+t?-)?pyg\w+-torch\d+(-ext)?(-zoo(-packages|-quick)?)?", name
+        ), name
 
 
 def test_workflow(pinned: Catalogue) -> None:
