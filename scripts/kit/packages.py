@@ -252,10 +252,13 @@ def _run_tests(package: Package, python: Path, tree: Path, folder: Path) -> dict
     """How each test of a package ended."""
     _unpack_tests(package, python, folder)
     report = folder / "report.xml"
-    options = ["-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", folder]
+    options: list[str | Path] = ["-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", folder]
+    options.append(f"--junit-xml={report}")
     result = environments.run_pyg(
         python,
-        *("-m", "pytest", *options, f"--junit-xml={report}", *package.tests),
+        *("-m", "pytest"),
+        *options,
+        *package.tests,
         tree=tree,
         cwd=folder,
         env={"MPLBACKEND": "agg", "PYTHONHASHSEED": "0"},

@@ -56,6 +56,6 @@ def test_same_results(outcomes: dict[str, dict[str, Any]], name: str) -> None:
 
 
 def test_most_cases_work(outcomes: dict[str, dict[str, Any]]) -> None:
-    # Else the release would be compared with little.
+    # Else little would be compared. 2.5.0 can build few subclasses that leave types out.
     cases = outcomes["pristine"].values()
-    assert len(list(filter(results, cases))) > 0.8 * len(cases) > 20
+    assert len(list(filter(results, cases))) > 0.7 * len(cases) > 20
