@@ -6,6 +6,7 @@ Imports torch and PyG alone, so that it runs on every release. A tensor is shown
 as a digest of its bytes. What is asked for in one call is done in one process.
 """
 
+import contextlib
 import functools
 import hashlib
 import importlib
@@ -531,9 +532,8 @@ def propagate_arguments(layer: str) -> dict[str, Any]:
         raise Found
 
     conv.propagate = propagate
-    try:
+    with contextlib.suppress(Found):
         conv(**get_inputs(layer))
-    except Found:
     return found
 
 
