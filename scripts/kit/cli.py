@@ -14,11 +14,13 @@ from kit.commands.audit import audit
 from kit.commands.bench import bench
 from kit.commands.build import build
 from kit.commands.env import env
+from kit.commands.packages import run_packages
 from kit.commands.prove import prove
 from kit.commands.refresh import refresh
 from kit.commands.report import report
 from kit.commands.upstream import upstream
 from kit.commands.validate import validate
+from kit.commands.zoo import zoo
 from kit.console import EXIT_CODES, err
 from kit.errors import KitError, UsageError
 
@@ -84,5 +86,7 @@ for command in (
     refresh,
     upstream,
     report,
+    run_packages,
+    zoo,
 ):
     cli.add_command(command)

@@ -24,7 +24,10 @@ TORCH = "2.13.0"
 PROGRAMS = Path(__file__).parent / "programs"
 
 _DESCRIBE = """
-import json, platform, sys, sysconfig
+import sys
+if sys.path[0] == "":
+    del sys.path[0]  # the current directory, which may hold a json.py of the user's
+import json, platform, sysconfig
 described = {
     "path": sys.executable,
     "version": platform.python_version(),

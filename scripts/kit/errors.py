@@ -39,7 +39,7 @@ class SourceError(KitError):
 
 
 class TreeError(KitError):
-    """A tree, or the place for one, is not in a state to work on."""
+    """A tree, the place for one, or a file in `patches/` is not in a state to work on."""
 
     exit_code = 4
 

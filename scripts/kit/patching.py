@@ -285,7 +285,9 @@ def write_all(files: Mapping[Path, bytes | None], top: Path) -> None:
     except BaseException:
         for path, data in before.items():
             if data is None:
-                path.unlink(missing_ok=True)
+                # Not `missing_ok`: a file in the place of its directory is another error.
+                if path.exists():
+                    path.unlink()
             elif not path.exists() or path.read_bytes() != data:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 replace(path, data)

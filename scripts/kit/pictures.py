@@ -90,14 +90,16 @@ def compact(svg: str, title: str, description: str) -> str:
     head = f" <title>{escape(title)}</title>\n <desc>{escape(description)}</desc>\n{_STYLE}"
     svg = re.sub(r"<svg ([^>]*)>\n", lambda m: f'<svg role="img" {m[1]}>\n{head}', svg, count=1)
     svg = re.sub(r"\s*<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.DOTALL)
     svg = svg.replace(INK, "currentColor")
     # Any sans-serif font fits: the layout leaves room for a wide one.
     svg = re.sub(r"font-family: [^;]*;", "font-family: sans-serif;", svg)
     # matplotlib writes a line for each corner.
     svg = re.sub(r' d="([^"]*)"', lambda m: f' d="{_path(m[1])}"', svg)
-    # A group of one shape needs no group, and no name.
-    svg = re.sub(r'<g id="(?:patch|line2d|text)_\d+">\s*(<[^<>]*/>)\s*</g>', r"\1", svg)
-    svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.DOTALL)
+    # A group of one shape or text needs no group, and no name.
+    one = re.compile(r'<g(?: id="\w+")?>\s*(<[^<>]*/>|<text [^<>]*>[^<>]*</text>)\s*</g>')
+    while one.search(svg):
+        svg = one.sub(r"\1", svg)
     return re.sub(r"[ \t]+$", "", svg, flags=re.MULTILINE)
 
 

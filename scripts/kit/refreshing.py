@@ -50,8 +50,8 @@ class Refresh:
         patches: The new text of patches, by file.
         findings: What was done, in sentences.
         worklist: What a person must do, in sentences.
-        proposals: Files in which both sides are marked, to be put right by a person; None for
-            one that has been, and is in its patch now.
+        proposals: Files in which both sides are marked, to be resolved by a person; None for
+            one that has been, and is removed.
     """
 
     patches: dict[Path, bytes] = field(default_factory=dict)
@@ -264,6 +264,7 @@ class _Chain:
     source: sources.Source
     result: Refresh
     folder: Path
+    resolved: list[Path] = field(default_factory=list)
 
     def refresh(self, older: Sequence[Patch]) -> bool:
         """Merges what has changed into each older variant, and returns whether anything has."""
@@ -294,6 +295,9 @@ class _Chain:
         for patch in reversed(older):
             sides = (base, theirs) if base and theirs else None
             self._carry_over(before, patch, sides, proposals / patch.file.stem)
+        # Not before all are: those patches conflict again whenever this is called.
+        if not self.result.worklist:
+            self.result.proposals |= dict.fromkeys(self.resolved)
         return True
 
     def _text_of_newest(self) -> bytes:
@@ -380,7 +384,7 @@ class _Chain:
         if not diff:
             self.result.worklist.append(f"Nothing is left of {patch.name}: remove it.")
         elif head + diff == patch.text.encode():
-            self.result.findings.append(f"{patch.name} has the change already.")
+            self.result.findings.append(f"{patch.name} stays as it is.")
         else:
             if ours is not None:
                 self._check(patch, head + diff)
@@ -406,7 +410,7 @@ class _Chain:
             if _MARKERS.search(contents[path] or b""):
                 todo.append(file)
             else:
-                self.result.proposals[file] = None
+                self.resolved.append(file)
         if not todo:
             return contents
         files = ", ".join(str(shown(file)) for file in todo)
@@ -414,10 +418,6 @@ class _Chain:
             f"{patch.name} conflicts with the change. Resolve what is marked in {files}, and call "
             f"this again."
         )
-        # What is resolved of it stays until all of it is.
-        for path in merges:
-            if self.result.proposals.get(proposals / path, b"") is None:
-                del self.result.proposals[proposals / path]
         return None
 
     def _check(self, patch: Patch, text: bytes) -> None:

@@ -158,12 +158,13 @@ class Patch:
         ranges = []
         for part in self.releases:
             try:
-                if part[:1].isdigit():
-                    parse_version(part)
-                elif part:
-                    ranges.append(SpecifierSet(part))
-                else:
+                # packaging takes white space at both ends, such as that of a folded line.
+                if not part or part != part.strip():
                     raise InvalidVersion(part)
+                if part[0].isdigit():
+                    parse_version(part)
+                else:
+                    ranges.append(SpecifierSet(part))
             except (InvalidVersion, InvalidSpecifier):
                 raise records.fault(self.file, "field 'Releases'", part, _RELEASES) from None
         if len(ranges) > 1:

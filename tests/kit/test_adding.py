@@ -1,5 +1,7 @@
 """`add-release`: what is taken out comes back the same; what is new is found out."""
 
+import dataclasses
+import hashlib
 import io
 import re
 import shutil
@@ -18,9 +20,11 @@ from conftest import (
     World,
     git,
     library,
+    tree_of,
     write,
 )
-from kit import releases
+from kit import adding, releases
+from kit.errors import TreeError
 
 
 @pytest.fixture
@@ -59,6 +63,26 @@ def publish(own: World, version: str, files: dict[str, str], test: str) -> None:
             member = tarfile.TarInfo(f"torch_geometric-{version}/{name}")
             member.size = len(text.encode())
             sdist.addfile(member, io.BytesIO(text.encode()))
+
+
+def pin(own: World, version: str, like: str) -> None:
+    """What `add-release` does, which takes its time: GATv2Conv is that of another release."""
+    catalogue = releases.load()
+    archive = f"torch_geometric-{version}.tar.gz"
+    record = dataclasses.replace(
+        catalogue.find(like),
+        version=version,
+        tag=version,
+        commit=git("rev-parse", "HEAD", cwd=own.upstream).strip(),
+        archive=archive,
+        sha256=hashlib.sha256((own.index / archive).read_bytes()).hexdigest(),
+        version_blobs=(git("rev-parse", f"HEAD:{VERSION_FILE}", cwd=own.upstream).strip(),),
+    )
+    pins = own.patches / "releases.toml"
+    pins.write_text(adding.insert(pins.read_text(), record))
+    for patch in catalogue.find(like).patches:
+        if not patch.fits(version):
+            patch.file.write_text(adding.with_release(patch, version))
 
 
 def test_what_is_removed_comes_back_the_same(own: World) -> None:
@@ -126,25 +150,26 @@ def test_new_variant(own: World, conflict: bool) -> None:
     layer = BEFORE.replace(line, "upstream's new line\n")
     files = {VERSION_FILE: "__version__ = '1.9.1'\n", LAYER: layer}
     publish(own, "1.9.1", files, "def test():\n    assert conv._alpha is None\n")
-    proposal = releases.ROOT / "build" / "add-1.9.1" / LAYER
-    try:
-        code, said = add(own, "1.9.1")
-        assert code == 0, said
-        assert "GATv2Conv: no patch fits, since upstream has changed" in said
-        text = proposal.read_text()
-        if conflict:
-            assert "with conflicts" in said
-            assert "<<<<<<< upstream" in text
-        else:
-            assert "without a conflict. Review the proposal" in said, said
-            assert text == AFTER.replace(line, "upstream's new line\n")
-    finally:
-        shutil.rmtree(releases.ROOT / "build" / "add-1.9.1", ignore_errors=True)
+    # Beside `patches/`, which is the test's own: nothing is written into this checkout.
+    proposal = own.patches.parent / "build" / "add-1.9.1" / LAYER
+    code, said = add(own, "1.9.1", "--check")
+    assert code == 0 and not proposal.exists()
+    code, said = add(own, "1.9.1")
+    assert code == 0, said
+    assert "GATv2Conv: no patch fits, since upstream has changed" in said
+    assert f"The proposal for {LAYER} is {proposal}." in said
+    text = proposal.read_text()
+    if conflict:
+        assert "with conflicts" in said
+        assert "<<<<<<< upstream" in text
+    else:
+        assert "without a conflict. Review the proposal" in said, said
+        assert text == AFTER.replace(line, "upstream's new line\n")
     assert "names it from now on" not in said
 
 
 @pytest.mark.parametrize(
-    "version, code, words",
+    "version, code, message",
     [
         ("1.9.0", 2, "pinned already"),
         ("1.7.0", 2, "range starts"),
@@ -152,8 +177,23 @@ def test_new_variant(own: World, conflict: bool) -> None:
         ("3.0.0", 3, "could not be downloaded from PyPI"),
     ],
 )
-def test_refusals(own: World, version: str, code: int, words: str) -> None:
+def test_refusals(own: World, version: str, code: int, message: str) -> None:
     before = (own.patches / "releases.toml").read_bytes()
-    found, said = add(own, version)
-    assert (found, words in said) == (code, True), said
+    exit_code, said = add(own, version)
+    assert (exit_code, message in said) == (code, True), said
     assert (own.patches / "releases.toml").read_bytes() == before
+
+
+def test_all_or_nothing(own: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(releases, "PATCHES", own.patches)
+    catalogue = releases.load()
+    release = dataclasses.replace(catalogue.releases[1], version="1.9.1")
+    addition = adding.Addition(release, fits=list(catalogue.find("1.9.0").patches[:2]))
+    addition.proposals[LAYER] = b"merged\n"
+    before = tree_of(tmp_path)
+    # The last file to be written cannot be.
+    (tmp_path / "build").write_text("in the way\n")
+    with pytest.raises(TreeError, match=r"cannot be written \("):
+        adding.write(addition)
+    (tmp_path / "build").unlink()
+    assert tree_of(tmp_path) == before

@@ -4,17 +4,16 @@ Upstream is the small one. Its second layer, `OtherConv`, is analysed and patche
 imported.
 """
 
-import dataclasses
-import hashlib
 import shutil
 from pathlib import Path
 
 import pytest
 from conftest import BEFORE, LAYER, TEST_BEFORE, VERSION_FILE, World, git, library, write
-from kit import adding, auditing, releases
-from kit.auditing import Kind
+from kit import releases
+from kit.audit import static
+from kit.audit.kinds import Kind
 from kit.releases import Catalogue
-from test_adding import add, publish, remove
+from test_adding import add, pin, publish, remove
 
 OTHER = "torch_geometric/nn/conv/other_conv.py"
 OTHER_TEST = "test/nn/conv/test_other_conv.py"
@@ -109,26 +108,6 @@ def own(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     return own
 
 
-def pin(own: World, version: str, like: str) -> None:
-    """What `add-release` does, which takes its time: GATv2Conv is that of another release."""
-    catalogue = releases.load()
-    archive = f"torch_geometric-{version}.tar.gz"
-    record = dataclasses.replace(
-        catalogue.find(like),
-        version=version,
-        tag=version,
-        commit=git("rev-parse", "HEAD", cwd=own.upstream).strip(),
-        archive=archive,
-        sha256=hashlib.sha256((own.index / archive).read_bytes()).hexdigest(),
-        version_blobs=(git("rev-parse", f"HEAD:{VERSION_FILE}", cwd=own.upstream).strip(),),
-    )
-    pins = own.patches / "releases.toml"
-    pins.write_text(adding.insert(pins.read_text(), record))
-    for patch in catalogue.find(like).patches:
-        if not patch.fits(version):
-            patch.file.write_text(adding.with_release(patch, version))
-
-
 def publish_other(own: World, version: str, layer: str, other: str) -> None:
     # Upstream's tests are in its repository, not in its sdists.
     test = UPSTREAMS_TEST if "_alpha" in other else UPSTREAMS_TEST.replace("._alpha", "")
@@ -184,7 +163,7 @@ def make_patches(own: World, root: Path) -> None:
 
 def races_of(tree: Path) -> set[tuple[str, str]]:
     # The small GATv2Conv is no Python, so not the whole tree.
-    writes = auditing.audit_files(tree, [tree / OTHER])
+    writes = static.audit_files(tree, [tree / OTHER])
     return {(write.cls, write.attribute) for write in writes if write.kind is Kind.RACE}
 
 
@@ -203,17 +182,7 @@ def subjects(tree: Path) -> list[str]:
     return git("log", "--reverse", "--format=%s", "pristine..HEAD", cwd=tree).splitlines()
 
 
-def test_from_audit_to_pull_request(own: World, tmp_path: Path) -> None:
-    # 1. The audit finds the race.
-    found = checkout(own, "2.0.1", tmp_path / "found", "--source", "git")
-    assert races_of(found) == {("OtherConv", "_alpha")}
-    assert statuses(releases.load()) == {}
-
-    # 2. The fixes and the tests become patches; the layer gets its two lines.
-    make_patches(own, tmp_path / "build")
-    name_the_layer(own)
-
-    # 3. Which release takes what is read off the patches.
+def assert_taken_where_they_fit(own: World) -> None:
     catalogue = releases.load()
     assert statuses(catalogue) == dict.fromkeys(("1.9.1", "1.9.2", "2.0.1"), "affected")
     tests = ["regression_test/gatv2_conv.patch", "regression_test/other_conv.patch"]
@@ -230,6 +199,20 @@ def test_from_audit_to_pull_request(own: World, tmp_path: Path) -> None:
     shown = own.apply("--list").stdout
     assert "Other" in shown and "other_conv: the other fix" in shown
     assert "patches/other_conv/1.9.1.patch" in own.apply("1.9.2", "--list").stdout
+
+
+def test_from_audit_to_pull_request(own: World, tmp_path: Path) -> None:
+    # 1. The audit finds the race.
+    found = checkout(own, "2.0.1", tmp_path / "found", "--source", "git")
+    assert races_of(found) == {("OtherConv", "_alpha")}
+    assert statuses(releases.load()) == {}
+
+    # 2. The fixes and the tests become patches; the layer gets its two lines.
+    make_patches(own, tmp_path / "build")
+    name_the_layer(own)
+
+    # 3. Which release takes what is read off the patches.
+    assert_taken_where_they_fit(own)
 
     # 4. They are sound.
     for kind in ("git", "sdist"):

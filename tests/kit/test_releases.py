@@ -1,11 +1,16 @@
 """The pins and the patches themselves, as they stand in `patches/`."""
 
+import dataclasses
 import re
+import shutil
 from collections import Counter
+from pathlib import Path
 
 import pytest
+from conftest import World
 from kit import releases
-from kit.releases import NO_BLOB, PATCHES, Catalogue, Patch
+from kit.errors import TreeError, UsageError
+from kit.releases import NO_BLOB, PATCHES, Catalogue, Change, Patch
 from kit.upstream import topics
 from packaging.version import Version
 
@@ -181,7 +186,7 @@ def test_one_patch_a_variant(pinned: Catalogue) -> None:
 
 
 @pytest.mark.parametrize(
-    "word, version",
+    "name, version",
     [
         ("2.4.0", "2.4.0"),
         ("2.4", "2.4.0"),
@@ -192,9 +197,182 @@ def test_one_patch_a_variant(pinned: Catalogue) -> None:
         ("latest", "2.8.1"),
     ],
 )
-def test_version_words(pinned: Catalogue, word: str, version: str) -> None:
-    assert pinned.find(word).version == version
+def test_version_names(pinned: Catalogue, name: str, version: str) -> None:
+    assert pinned.find(name).version == version
 
 
 def test_nightly(pinned: Catalogue) -> None:
     assert pinned.find("nightly") is pinned.releases[-1]
+    stable = dataclasses.replace(pinned, releases=pinned.releases[:-1])
+    with pytest.raises(UsageError, match="No nightly build is pinned"):
+        stable.find("nightly")
+
+
+PATCH = """From 0000000000000000000000000000000000000000 Mon Sep 17 00:00:00 2001
+From: =?UTF-8?q?J=C3=B6rg?= <joerg@example.org>
+Date: Mon, 23 Nov 2026 12:00:00 +0000
+Subject: [PATCH] Make it safe to share between threads, with a subject that is
+ long
+
+Why.
+
+Bug: none
+Releases: 1.8.0, 1.9
+
+diff --git a/torch_geometric/a.py b/torch_geometric/a.py
+index 1111111111111111111111111111111111111111..2222222222222222222222222222222222222222 100644
+--- a/torch_geometric/a.py
++++ b/torch_geometric/a.py
+@@ -1 +1 @@
+-a
++b
+"""
+
+
+def read(tmp_path: Path, text: str | bytes) -> Patch:
+    file = tmp_path / "1.8.0.patch"
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return Patch("some/1.8.0.patch", file)
+
+
+def test_a_patch_is_read(tmp_path: Path) -> None:
+    patch = read(tmp_path, PATCH)
+    assert patch.subject == "Make it safe to share between threads, with a subject that is long"
+    assert patch.author == "J\u00f6rg <joerg@example.org>"
+    assert patch.body == "Why.\n\nBug: none\nReleases: 1.8.0, 1.9"
+    assert patch.fields() == {"Bug": "none", "Releases": "1.8.0, 1.9"}
+    assert patch.changes == (Change("torch_geometric/a.py", "1" * 40, "2" * 40),)
+    assert patch.head + patch.diff == PATCH
+
+
+@pytest.mark.parametrize(
+    "field, fitting, others",
+    [
+        ("1.8.0, 1.9", ["1.8.0", "1.9.0"], ["1.9.1", "2.0.0"]),
+        (">=2.0.0", ["2.0.0", "2.9.0.dev20260818"], ["1.9.0"]),
+        (">=2.0.0,<2.5.0", ["2.0.0", "2.4.0"], ["2.5.0", "1.9.0"]),
+        ("1.8.0, >=2.0.4", ["1.8.0", "2.1.0.post1"], ["1.9.0", "2.0.3"]),
+    ],
+)
+def test_fits(tmp_path: Path, field: str, fitting: list[str], others: list[str]) -> None:
+    patch = read(tmp_path, PATCH.replace("1.8.0, 1.9", field))
+    assert all(patch.fits(version) for version in fitting)
+    assert not any(patch.fits(version) for version in others)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        *("nightly", "2.4.x", "1.8.0,1.9.0", "1.8.0, ", ", 1.8.0", "1.8.0,, 1.9.0", "", " "),
+        *(">=2.0.0, <2.5.0", ">= two", "==", "1.8.0 1.9.0", "1.8.0,\n 1.9.0", "1.8.0\n\t, 1.9.0"),
+        *("1.8.0\nReleases: 1.9.0", "\u0661.8.0", "\u00b2.0", "1.8.0\r"),
+    ],
+)
+def test_a_malformed_releases_field(tmp_path: Path, field: str) -> None:
+    patch = read(tmp_path, PATCH.replace("Releases: 1.8.0, 1.9", f"Releases: {field}"))
+    with pytest.raises(TreeError, match=r"1.8.0.patch: field 'Releases' is .*Expected .*>=2.0.0"):
+        patch.fits("1.8.0")
+
+
+@pytest.mark.parametrize(
+    "old, new, attribute, message",
+    [
+        ("Releases: 1.8.0, 1.9\n", "", "releases", "field 'Releases' is missing"),
+        ("1" * 40, "1" * 12, "changes", "the line 'index' of torch_geometric/a.py is '111"),
+        ("index ", "similarity ", "changes", "the line 'index' of .* is missing"),
+        (" b/torch_geometric/a.py\nindex", " b/b.py\nindex", "changes", "the line 'diff --git'"),
+        ("torch_geometric/a.py", "../a.py", "changes", "the line 'diff --git' is 'diff --git a/.."),
+        ("diff --git", "diff", "changes", "the diff is missing"),
+        ("@@ -1 +1 @@", "@@ -1 +1,2 @@", "hunks", "the diff is "),
+        ("From: ", "Form: ", "author", "header 'From' is missing"),
+        ("<joerg@example.org>", "", "author", "header 'From' is 'J"),
+        ("Mon, 23 Nov 2026 12:00:00 +0000", "soon", "date", "header 'Date' is 'soon'"),
+        ("Subject: ", "X: ", "subject", "header 'Subject' is missing"),
+        ("=?UTF-8?q?J=C3=B6rg?=", "\udcff", "author", "cannot be read .'utf-8' codec"),
+    ],
+)
+def test_a_malformed_patch(
+    tmp_path: Path, old: str, new: str, attribute: str, message: str
+) -> None:
+    assert old in PATCH
+    text = PATCH.replace(old, new).encode(errors="surrogateescape")
+    with pytest.raises(TreeError, match=rf"1\.8\.0\.patch.*{message}.*Expected "):
+        getattr(read(tmp_path, text), attribute)
+
+
+def test_a_patch_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "1.8.0.patch").mkdir()
+    with pytest.raises(TreeError, match=r"1\.8\.0\.patch cannot be read \(Is a directory\)"):
+        Patch("some/1.8.0.patch", tmp_path / "1.8.0.patch").fits("1.8.0")
+
+
+@pytest.fixture
+def copied(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    patches = tmp_path / "patches"
+    shutil.copytree(world.patches, patches)
+    monkeypatch.setattr(releases, "PATCHES", patches)
+    return patches
+
+
+@pytest.mark.parametrize(
+    "old, new, message",
+    [
+        (
+            'version = "1.9.0"',
+            'version = "nineteen"',
+            "release nineteen, field 'version' is 'ninet",
+        ),
+        ('version = "1.9.0"', "version = 1.9", "release 1.9, field 'version' is 1.9"),
+        ('version = "1.9.0"\n', "", "release number 2, field 'version' is missing"),
+        ('version = "1.9.0"', 'version = "1.8"', "the release after 1.8.0 is '1.8'"),
+        ('tag = "1.9.0"', 'tag = "--all"', "release 1.9.0, field 'tag' is '--all'"),
+        ('tag = "1.9.0"', 'tog = "1.9.0"', "release 1.9.0, unknown field 'tog'"),
+        ("torch_geometric-1.9.0.tar", "../1.9.0.tar", "release 1.9.0, field 'archive' is '../1"),
+        ("needs_extensions = true", 'needs_extensions = "no"', "field 'needs_extensions' is 'no'"),
+        ("sha256 = ", "sha256 = 1 #", "field 'sha256' is 1"),
+        ("commit = ", "commit = [] #", r"field 'commit' is \[\]"),
+        ("version_blobs = ", "version_blobs = [] #", r"field 'version_blobs' is \[\]"),
+        ("version_blobs = ", "version_blobs = [1] #", r"field 'version_blobs' is \[1\]"),
+        ('optional = ["faster"]', 'optional = ["slower"]', "field 'optional' is 'slower'"),
+        ('optional = ["faster"]', "optional = 1", "field 'optional' is 1"),
+        ('gatv2_conv = "GATv2Conv"', 'gat_conv = "GATConv"', "field 'classes' is 'gat_conv'"),
+        ('gatv2_conv = "GATv2Conv"', "gatv2_conv = 2", "field 'classes' is {'gatv2_conv': 2}"),
+        ("[series]", "[requires]\nnothing = []\n[series]", "field 'requires' is 'nothing'"),
+        ("[series]", '[requires]\nfaster = ["x"]\n[series]', "field 'requires' is 'x'"),
+        ("[series]", "[serious]", "unknown field 'serious'"),
+        ("[[release]]", "[[released]]", "unknown field 'released'"),
+        ("[[release]]", "[[release", "cannot be read .*line 1"),
+        ("[[release]]", "\udcff", "cannot be read .'utf-8' codec"),
+    ],
+)
+def test_malformed_pins(copied: Path, old: str, new: str, message: str) -> None:
+    file = copied / "releases.toml"
+    text = file.read_text()
+    assert old in text
+    file.write_bytes(text.replace(old, new).encode(errors="surrogateescape"))
+    with pytest.raises(TreeError, match=rf"releases\.toml.*{message}.*Expected .*git checkout"):
+        releases.load()
+
+
+def test_no_pins(copied: Path) -> None:
+    (copied / "releases.toml").unlink()
+    with pytest.raises(TreeError, match=r"cannot be read \(No such file"):
+        releases.load()
+
+
+@pytest.mark.parametrize("name", ["newest.patch", "1.8.0-tests.patch", ".patch"])
+def test_a_patch_that_is_not_named_by_a_release(copied: Path, name: str) -> None:
+    (copied / "gatv2_conv" / "1.8.0-test.patch").rename(copied / "gatv2_conv" / name)
+    with pytest.raises(TreeError, match=r"the file name is '.*Expected the first release"):
+        releases.load()
+
+
+@pytest.mark.parametrize(
+    "verb", ["apply --list", "audit 1.8.0", "refresh gatv2_conv", "prove 1.8.0", "upstream list"]
+)
+def test_every_verb_says_what_is_malformed(world: World, copied: Path, verb: str) -> None:
+    file = copied / "gatv2_conv" / "1.8.0.patch"
+    file.write_text(file.read_text().replace("Releases: 1.8.0", "Releases: nightly"))
+    ended = dataclasses.replace(world, patches=copied).run(*verb.split())
+    assert ended.returncode == 4
+    assert f"error: {file}: field 'Releases' is 'nightly'. Expected versions" in ended.stderr

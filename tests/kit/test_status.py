@@ -129,7 +129,7 @@ def test_no_data() -> None:
 def test_results_must_be_whole(world: World, tmp_path: Path) -> None:
     leave(tmp_path, "pyg180-torch213", "1.8.0")
     expected = ["pyg180-torch213", "pyg190-torch213"]
-    with pytest.raises(SourceError, match=r"1 environments .*: pyg190-torch213\. Run 'scripts/te"):
+    with pytest.raises(SourceError, match=r"1 environments .*: pyg190-torch213\. Run 'scripts/"):
         reporting.gather(tmp_path, releases.load(), expected, "scripts/kit.sh report")
 
 

@@ -17,6 +17,7 @@ import inspect
 import json
 import os
 import pickle
+import random
 import signal
 import sys
 import tempfile
@@ -27,6 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy
 import torch
 from digests import VERSION, observed
 from patched_layers import LAYERS
@@ -64,11 +66,18 @@ class Case:
 
     def build(self, cls: Any = None) -> Any:
         """Builds the layer, or one of another class, with weights that depend on nothing else."""
-        torch.manual_seed(12345)
+        seed(12345)
         conv = (cls or self.target)(*self.arguments, **self.keywords)
         for parameter in conv.parameters():  # `RGATConv` leaves some of them uninitialised.
             torch.nn.init.normal_(parameter)
         return conv.eval()
+
+
+def seed(number: int) -> None:
+    """Seeds all random numbers; `negative_sampling()` took some of Python's own up to 2.0.0."""
+    random.seed(number)
+    numpy.random.seed(number)
+    torch.manual_seed(number)
 
 
 CASES: dict[str, Case] = {}
@@ -110,7 +119,7 @@ def case(
 
 def graph() -> dict[str, torch.Tensor]:
     """Whatever a layer takes, by the names that PyG gives to arguments."""
-    torch.manual_seed(54321)
+    seed(54321)
     edge_index = torch.randint(NUM_NODES, (2, NUM_EDGES))
     return {
         "x": torch.randn(NUM_NODES, CHANNELS),
@@ -161,7 +170,7 @@ def infer(conv: Any, **kwargs: Any) -> Any:
 def train(conv: Any) -> Any:
     """A step of training: outputs, gradients, and what random numbers it took."""
     conv.train()
-    torch.manual_seed(12345)
+    seed(12345)
     out = conv(**inputs_of(conv))
     tensor = out[0] if isinstance(out, tuple) else out
     grads = torch.autograd.grad(tensor.square().sum(), list(conv.parameters()), allow_unused=True)
@@ -192,7 +201,7 @@ def build_bases(case: Case) -> list[Any]:
             if cls in user_classes:
                 layers.append(case.build(cls))
             elif cls.__name__ in ARGUMENTS:
-                torch.manual_seed(12345)
+                seed(12345)
                 layers.append(cls(**ARGUMENTS[cls.__name__]).eval())
     return layers
 

@@ -11,6 +11,7 @@ import sys
 import sysconfig
 import tempfile
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ HERE = Path(__file__).parent
 PROGRAMS = HERE.parents[1] / "scripts" / "kit" / "programs"
 
 # What runs layers under a tracer, and forces the interleavings.
-AUDIT = PROGRAMS / "audit.py"
+AUDIT = PROGRAMS / "audit" / "__main__.py"
 
 # In seconds, for each program that is run.
 TIME_LIMIT = 600
@@ -30,19 +31,8 @@ TIME_LIMIT = 600
 # The threaded regression test of a layer, in PyG's own test tree.
 REGRESSION_TEST = "test/nn/conv/test_{}_thread_safety.py"
 
+
 # What is observed of each patched layer; and more, where it passes messages itself.
-OBSERVATIONS = ["settings:{}", "compiled:{}:graph"]
-CONV_OBSERVATIONS = [
-    "jit:{}",
-    "hooks:{}",
-    "explain:{}",
-    "decomposed_layers:{}",
-    "subclasses:{}",
-    "scripted_state:{}",
-    "state:{}",
-]
-
-
 def pytest_addoption(parser: pytest.Parser) -> None:
     for name in ("pristine", "patched"):
         parser.addoption(f"--{name}", type=Path, help=f"the {name} tree of a PyG release")
@@ -184,15 +174,32 @@ def warm(trees: dict[str, Path]) -> Iterator[dict[str, Warm]]:
             each.process.communicate()
 
 
-def run_observe(warm: Warm, *requests: str) -> dict[str, Any]:
+def run_observe(warm: Warm, *arguments: str) -> dict[str, Any]:
     """Makes observations on a tree, all in one process."""
-    result = warm.run(HERE / "observe.py", *requests)
+    result = warm.run(HERE / "observe.py", *arguments)
     assert result.returncode == 0, result.stderr
-    seen = json.loads(result.stdout.splitlines()[-1])
-    # Seen from where it was meant to be seen.
-    assert Path(seen["torch_geometric"]).is_relative_to(warm.tree.resolve())
-    observed: dict[str, Any] = seen["seen"]
-    return observed
+    printed = json.loads(result.stdout.splitlines()[-1])
+    # It is about the tree that it was meant for.
+    assert Path(printed["torch_geometric"]).is_relative_to(warm.tree.resolve())
+    observations: dict[str, Any] = printed["observations"]
+    return observations
+
+
+# A release of each era. What takes minutes runs on these by default, in the environment that
+# has the fewest extensions, and on all of them where PYG_THREADSAFE_FULL is set, as in the
+# workflow: the default matrix has to stay short.
+ERAS = {"1.7.2", "2.0.4", "2.3.1", "2.5.0", "2.8.1"}
+
+
+@pytest.fixture(scope="session")
+def thorough(pytestconfig: pytest.Config) -> None:
+    """Skips what takes minutes, where another environment of the default matrix runs it."""
+    release = pytestconfig.getoption("release")
+    need_extensions = release in ("1.7.2", "2.0.4")
+    if os.environ.get("PYG_THREADSAFE_FULL"):
+        return
+    if release not in ERAS or (find_spec("torch_sparse") and not need_extensions):
+        pytest.skip(f"runs on {', '.join(sorted(ERAS))}, and on all with PYG_THREADSAFE_FULL=1")
 
 
 @pytest.fixture(scope="session")
@@ -209,28 +216,27 @@ def observations(
     pytestconfig: pytest.Config,
 ) -> dict[str, dict[str, Any]]:
     """All observations of each tree, made once."""
-    layers = find_patched(pytestconfig)
-    requests = ["conv_suite"]
-    requests += [request.format(layer) for layer in layers for request in OBSERVATIONS]
     convs = find_patched_convs(pytestconfig)
-    requests += [request.format(layer) for layer in convs for request in CONV_OBSERVATIONS]
-    if "gatv2_conv" in find_affected(pytestconfig):
-        requests.append("compiled:gatv2_conv:inductor")
+    groups = {
+        "patched": find_patched(pytestconfig),
+        "convs": convs,
+        # One is enough: it takes long.
+        "inductor": [name for name in find_affected(pytestconfig) if name == "gatv2_conv"],
+    }
+    command = ("all", json.dumps(groups))
     if same_library:
-        seen = run_observe(warm["pristine"], *requests)
-        return {"pristine": seen, "patched": seen}
+        made = run_observe(warm["pristine"], *command)
+        return {"pristine": made, "patched": made}
     # Both make the same calls in the same order: TorchScript, which some layers use
     # inside, computes in another way once it has seen a function often enough.
-    seen = {tree: run_observe(python, *requests) for tree, python in warm.items()}
+    made = {tree: run_observe(python, *command) for tree, python in warm.items()}
     # In another process, where nothing has been fused yet.
     for tree, python in warm.items():
-        dumps = [f"dump:{layer}:{pickles[tree]}" for layer in convs]
-        seen[tree] |= run_observe(python, *dumps)
+        made[tree] |= run_observe(python, "dump", str(pickles[tree]), *convs)
     # Read before anything is built: a class is set up when its first layer is.
     for reader, writer in (("pristine", "patched"), ("patched", "pristine")):
-        loads = [f"load:{layer}:{pickles[writer]}" for layer in convs]
-        seen[reader] |= run_observe(warm[reader], *loads)
-    return seen
+        made[reader] |= run_observe(warm[reader], "load", str(pickles[writer]), *convs)
+    return made
 
 
 @pytest.fixture

@@ -1,16 +1,18 @@
 """Runs the patched layers of the PyG on the path, and prints what they do as one line of JSON.
 
-    python observe.py REQUEST[:LAYER[:ARGUMENT]] ...    REQUEST is a function below
+    python observe.py all GROUPS              GROUPS: {"patched": [layer, ...], "convs": [...], ...}
+    python observe.py dump DIR LAYER ...
+    python observe.py load DIR LAYER ...
 
 Imports torch and PyG alone, so that it runs on every release. A tensor is shown
 as a digest of its bytes. What is asked for in one call is done in one process.
+
+A new observation is a function below with `@of(group)`, and a test in test_equivalence.py.
 """
 
 import contextlib
 import functools
 import hashlib
-import importlib
-import importlib.util
 import inspect
 import itertools
 import json
@@ -18,7 +20,6 @@ import pickle
 import random
 import re
 import sys
-import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -27,208 +28,33 @@ from typing import Any
 import torch
 import torch.fx
 import torch_geometric
-import torch_geometric.nn as nn
-from digests import SPARSE_FORMS, VERSION, SparseTensor, digest, observed
-from patched_layers import CALL_FACTORS, LAYERS
+from digests import VERSION, SparseTensor, digest, observed
+from patched_layers import LAYERS
+from subjects import (
+    NUM_NODES,
+    class_of,
+    factors_of,
+    get_conv,
+    get_graph,
+    get_inputs,
+    has_weights,
+    module_from,
+    parameters,
+    weights,
+)
 
-NUM_NODES = 9
-
-
-class AutoEncoder(torch.nn.Module):
-    """`VGAE`, which is run as `encode()`; with the loss that reads what that leaves."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.model = nn.VGAE(Encoder())
-
-    def forward(self, x: Any, edge_index: Any) -> Any:
-        z = self.model.encode(x, edge_index)
-        return z, self.model.kl_loss()
-
-
-class Encoder(torch.nn.Module):
-    """Latent variables of a graph."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.mu = nn.GraphConv(8, 5)
-        self.logstd = nn.GraphConv(8, 5)
-
-    def forward(self, x: Any, edge_index: Any) -> Any:
-        return self.mu(x, edge_index), self.logstd(x, edge_index)
+# The observations, each with the group of layers that it is made of.
+OBSERVATIONS: list[tuple[str, Callable[[str], Any]]] = []
 
 
-class HeteroBases(torch.nn.Module):
-    """`HeteroBasisConv`, as `to_hetero_with_bases()` uses it."""
+def of(group: str) -> Callable[[Callable[[str], Any]], Callable[[str], Any]]:
+    """Makes an observation of a function: it is called with each layer of a group."""
 
-    def __init__(self, num_bases: int, nested: bool = False) -> None:
-        super().__init__()
-        from torch_geometric.nn.to_hetero_with_bases_transformer import HeteroBasisConv
+    def add(function: Callable[[str], Any]) -> Callable[[str], Any]:
+        OBSERVATIONS.append((group, function))
+        return function
 
-        conv = Nested() if nested else nn.GraphConv(8, 5)
-        self.conv = HeteroBasisConv(conv, num_relations=3, num_bases=num_bases)
-
-    def forward(self, x: Any, edge_index: Any, edge_type: Any) -> Any:
-        return self.conv(edge_type, x=x, edge_index=edge_index)
-
-
-class Nested(nn.MessagePassing):  # type: ignore[misc]
-    """A layer that runs a `HeteroBasisConv` of its own, with other edge types, in each call."""
-
-    def __init__(self) -> None:
-        super().__init__(aggr="add")
-        self.inner = HeteroBases(num_bases=1)
-
-    def forward(self, x: Any, edge_index: Any) -> Any:
-        x = self.inner(x, edge_index, edge_index.sum(dim=0) % 3)
-        return self.propagate(edge_index, x=x, size=None)
-
-    def message(self, x_j: torch.Tensor) -> torch.Tensor:
-        return x_j
-
-
-# TorchScript reads the same functions again for each layer, from the start of their files.
-inspect.getsourcelines = functools.cache(inspect.getsourcelines)
-
-# What is no layer that can be called as it is.
-MODELS = {"autoencoder": AutoEncoder, "to_hetero_with_bases": HeteroBases}
-
-
-def class_of(layer: str) -> Any:
-    if layer in MODELS:
-        return MODELS[layer]
-    module = LAYERS[layer].module.removesuffix(".py").replace("/", ".")
-    return getattr(importlib.import_module(module), LAYERS[layer].cls)
-
-
-def parameters(layer: str, method: str) -> list[str]:
-    """The arguments of a method of a layer."""
-    return list(inspect.signature(getattr(class_of(layer), method)).parameters)[1:]
-
-
-def has_weights(layer: str) -> bool:
-    """Whether a call can ask for the attention weights."""
-    return "return_attention_weights" in parameters(layer, "forward")
-
-
-def module_from(source: str) -> Any:
-    """Imports source code from a file, where TorchScript and PyG can read it again."""
-    directory = Path(tempfile.mkdtemp(prefix="observe-"))
-    name = f"generated_{directory.name[8:]}"
-    file = directory / f"{name}.py"
-    file.write_text(source)
-    spec = importlib.util.spec_from_file_location(name, file)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-def get_conv(layer: str, cls: Any = None, **kwargs: Any) -> Any:
-    spec = LAYERS[layer]
-    torch.manual_seed(12345)
-    return (cls or class_of(layer))(**{**spec.arguments, **spec.keywords, **kwargs}).eval()
-
-
-def get_inputs(layer: str, num_edges: int = 40) -> dict[str, Any]:
-    """What `forward()` cannot do without."""
-    torch.manual_seed(54321)
-    given = {
-        "x": torch.randn(NUM_NODES, 8),
-        "x_0": torch.randn(NUM_NODES, 8),
-        "edge_index": torch.randint(NUM_NODES, (2, num_edges)),
-        "edge_type": torch.randint(3, (num_edges,)),
-        "hyperedge_index": torch.randint(NUM_NODES, (2, num_edges)),
-        "edge_feats": torch.randn(NUM_NODES, 16),
-        "node_feats": torch.randn(NUM_NODES, 8),
-        "ppr_rpes": torch.randn(num_edges, 8),
-    }
-    return {name: given[name] for name in parameters(layer, "forward") if name in given}
-
-
-def weights(layer: str) -> dict[str, Any]:
-    return {"return_attention_weights": True} if has_weights(layer) else {}
-
-
-# Random settings ##############################################################
-
-
-def factors_of(layer: str) -> dict[str, list[Any]]:
-    """What is varied: of what the layer knows, and of the call."""
-    built = inspect.signature(class_of(layer).__init__).parameters
-    called = parameters(layer, "forward")
-    is_plain = layer in ("lpformer", "hypergraph_conv", *MODELS)
-    found = {
-        key: values
-        for key, values in LAYERS[layer].factors.items()
-        if key in built or key == "flow"
-    }
-    for key, values in CALL_FACTORS.items():
-        if key == "return_attention_weights" and key not in called:
-            continue
-        if key == "bipartite" and "Tuple" not in str(built.get("in_channels")):
-            continue
-        found[key] = values
-    if layer == "hypergraph_conv":  # which cannot do without
-        found["graph"] = [graph for graph in found["graph"] if graph != "no edges"]
-    if not is_plain:
-        # `GATv2Conv` alone takes CSC matrices, up to 2.4.0.
-        takes_csc = layer == "gatv2_conv" and VERSION < (2, 5)
-        forms = [form for form in SPARSE_FORMS if form != "csc" or takes_csc]
-        found["edges"] = ["tensor", *forms]
-    return found
-
-
-def get_graph(layer: str, setting: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
-    called = parameters(layer, "forward")
-    # Releases disagree on which side of a bipartite graph is which once the flow
-    # is reversed, and some then read beyond the end of the smaller side.
-    bipartite = setting.get("bipartite", False)
-    uneven = bipartite and setting.get("flow", "source_to_target") == "source_to_target"
-    num_src, num_dst = 9, 6 if uneven else 9
-    num_edges = {"no edges": 0, "multigraph": 80}.get(setting["graph"], 24)
-    # Isolated nodes: all edges are among the first three.
-    high = (3, 3) if setting["graph"] == "isolated nodes" else (num_src, num_dst)
-    edge_index = torch.stack([torch.randint(n, (num_edges,)) for n in high])
-
-    def rand(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, dtype=dtype, requires_grad=True)
-
-    x, x_dst = rand(num_src, 8), rand(num_dst, 8)
-    edge_attr = None
-    if setting.get("edge_dim") is not None:
-        edge_attr = rand(num_edges, setting["edge_dim"])
-    edge_type = torch.randint(3, (num_edges,))
-    size = (num_src, num_dst)
-    form = setting.get("edges", "tensor")
-    edges: Any = edge_index
-    if form == "SparseTensor":
-        edges = SparseTensor.from_edge_index(edge_index, edge_attr, sparse_sizes=size).t()
-    elif form != "tensor":
-        values = torch.ones(num_edges, dtype=dtype)
-        coo = torch.sparse_coo_tensor(edge_index.flip(0), values, size[::-1])
-        edges = coo.to_sparse_csr() if form == "csr" else coo.to_sparse_csc()
-    if form != "tensor":
-        edge_attr = None
-    given = {
-        "x": (x, x_dst) if bipartite else x,
-        "x_0": rand(num_src, 8),
-        "edge_index": edges,
-        "hyperedge_index": edge_index,
-        "edge_feats": rand(NUM_NODES, 16),
-        "node_feats": x,
-        "ppr_rpes": rand(num_edges, 8),
-    }
-    if edge_attr is not None:
-        given["edge_attr"] = edge_attr
-    given["edge_type"] = edge_type
-    if form == "tensor" and not setting.get("normalize", True):
-        given["edge_weight"] = torch.rand(num_edges, dtype=dtype)
-    if setting.get("use_attention"):
-        num_hyperedges = int(edge_index[1].max()) + 1 if num_edges else 0
-        given["hyperedge_attr"] = rand(num_hyperedges, 8)
-    return {name: given[name] for name in called if name in given}
+    return add
 
 
 def run_setting(layer: str, setting: dict[str, Any], seed: int) -> Any:
@@ -262,6 +88,7 @@ def run_setting(layer: str, setting: dict[str, Any], seed: int) -> Any:
     return inferred, result, grads, torch.get_rng_state()
 
 
+@of("patched")
 def settings(layer: str) -> Any:
     """Outputs, attention weights, gradients and random state over random settings."""
     chooser = random.Random(12345)
@@ -277,6 +104,7 @@ def settings(layer: str) -> Any:
 # Compilers ####################################################################
 
 
+@of("convs")
 def jit(layer: str) -> Any:
     """TorchScript, with and without attention weights, on each form of edges."""
     inputs = get_inputs(layer)
@@ -299,9 +127,7 @@ def jit(layer: str) -> Any:
     return seen
 
 
-def scripted(
-    layer: str, conv: Any, inputs: dict[str, Any], form: str, with_weights: bool
-) -> Any:
+def scripted(layer: str, conv: Any, inputs: dict[str, Any], form: str, with_weights: bool) -> Any:
     """Scripts a layer as the release's users do."""
     result = "Tensor"
     if with_weights:
@@ -335,10 +161,22 @@ def scripted(
     return torch.jit.script(net)
 
 
-def compiled(layer: str, backend: str) -> Any:
+@of("patched")
+def compiled(layer: str) -> Any:
+    """The graph that `torch.compile` hands to any backend, node for node."""
+    return compiled_by(layer, None)
+
+
+@of("inductor")
+def inductor(layer: str) -> Any:
+    """What the default backend of `torch.compile` computes."""
+    return compiled_by(layer, "inductor")
+
+
+def compiled_by(layer: str, backend: str | None) -> Any:
     """`torch.compile` without graph breaks. A torch before 2.0 has none.
 
-    The backend `graph` shows the graph that any backend is given, node for node.
+    Where no backend is named, the graphs that any backend is given are returned as well.
     """
     inputs = get_inputs(layer)
 
@@ -354,7 +192,7 @@ def compiled(layer: str, backend: str) -> Any:
 
         conv = torch.compile(
             get_conv(layer),
-            backend=show if backend == "graph" else backend,
+            backend=backend or show,
             fullgraph=True,
         )
         return conv(**inputs, **kwargs), graphs
@@ -385,6 +223,7 @@ def describe(graph: Any) -> list[str]:
 # Hooks, explainers, subclasses ################################################
 
 
+@of("convs")
 def hooks(layer: str) -> Any:
     """What hooks on `propagate()` and `message()` are given, and what they change."""
     conv = get_conv(layer)
@@ -425,6 +264,7 @@ class Net(torch.nn.Module):
         return self.conv(**inputs).log_softmax(dim=-1)
 
 
+@of("convs")
 def explain(layer: str) -> Any:
     """The masks of GNNExplainer and, where there is one, of AttentionExplainer."""
     net = Net(layer)
@@ -470,6 +310,7 @@ def explain(layer: str) -> Any:
     return found
 
 
+@of("convs")
 def decomposed_layers(layer: str) -> Any:
     """Message passing in two parts."""
     return [
@@ -537,6 +378,7 @@ def propagate_arguments(layer: str) -> dict[str, Any]:
     return found
 
 
+@of("convs")
 def subclasses(layer: str) -> Any:
     """A user's subclasses, without attention weights and asked for them."""
     classes = custom_classes(layer)
@@ -554,6 +396,7 @@ def subclasses(layer: str) -> Any:
 # What stays in the layer ######################################################
 
 
+@of("convs")
 def state(layer: str) -> Any:
     """What a call leaves in the layer, once its messages are computed and at the end."""
     conv = get_conv(layer)
@@ -580,6 +423,7 @@ def state(layer: str) -> Any:
     }
 
 
+@of("convs")
 def scripted_state(layer: str) -> Any:
     """Whether a call in TorchScript leaves an attribute as it is that threads would share."""
 
@@ -623,22 +467,27 @@ def load(layer: str, directory: str) -> Any:
     return {"results": seen, "script": script}
 
 
-def conv_suite() -> Any:
-    """Every layer that the release exports."""
-    import conv_suite
-
-    return conv_suite.run()
-
-
-def main(*requests: str) -> None:
+def main(command: str, *arguments: str) -> None:
+    """Makes the observations that are asked for."""
     warnings.simplefilter("ignore")
     # With more threads, sums may differ in the last bit from run to run.
     torch.set_num_threads(1)
-    seen = {}
-    for request in requests:
-        name, *arguments = request.split(":", 2)
-        seen[request] = globals()[name](*arguments)
-    print(json.dumps({"torch_geometric": torch_geometric.__file__, "seen": seen}))
+    made = {}
+    if command == "all":
+        groups = json.loads(arguments[0])
+        if "convs" in groups:
+            import conv_suite
+
+            made["conv_suite"] = conv_suite.run()
+        for group, function in OBSERVATIONS:
+            # A group of the name of an observation is for this one alone.
+            for layer in (*groups.get(group, ()), *groups.get(function.__name__, ())):
+                made[f"{function.__name__}:{layer}"] = function(layer)
+    else:
+        directory, *layers = arguments
+        for layer in layers:
+            made[f"{command}:{layer}"] = {"dump": dump, "load": load}[command](layer, directory)
+    print(json.dumps({"torch_geometric": torch_geometric.__file__, "observations": made}))
 
 
 if __name__ == "__main__":

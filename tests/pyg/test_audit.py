@@ -9,7 +9,9 @@ from patched_layers import LAYERS
 
 
 @pytest.fixture(scope="session")
-def audited(warm: dict[str, Warm], pytestconfig: pytest.Config) -> dict[str, dict[str, Any]]:
+def audited(
+    warm: dict[str, Warm], pytestconfig: pytest.Config, thorough: None
+) -> dict[str, dict[str, Any]]:
     """What the audit says of the tested layers, on each tree."""
     names = [LAYERS[layer].cls for layer in find_tested(pytestconfig)]
     options = [word for name in names for word in ("--layer", name)]

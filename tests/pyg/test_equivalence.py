@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -39,7 +38,7 @@ def test_jit(observe: Observe, patched_conv: str) -> None:
 
 
 def test_compile(observe: Observe, pytestconfig: pytest.Config, patched_layer: str) -> None:
-    pristine, patched = both(observe, f"compiled:{patched_layer}:graph")
+    pristine, patched = both(observe, f"compiled:{patched_layer}")
     if patched_layer not in find_affected(pytestconfig):
         # A patch that makes a layer faster makes it compute in another way.
         for case in (*pristine.values(), *patched.values()):
@@ -51,7 +50,7 @@ def test_compile(observe: Observe, pytestconfig: pytest.Config, patched_layer: s
 def test_compile_inductor(observe: Observe, pytestconfig: pytest.Config) -> None:
     if "gatv2_conv" not in find_affected(pytestconfig):
         pytest.skip("GATv2Conv does not race here; of the others, the graphs are compared")
-    compare_compiled(*both(observe, "compiled:gatv2_conv:inductor"), "torch.compile")
+    compare_compiled(*both(observe, "inductor:gatv2_conv"), "torch.compile")
 
 
 def compare_compiled(pristine: dict[str, Any], patched: dict[str, Any], compiler: str) -> None:
@@ -90,11 +89,9 @@ def test_subclasses(observe: Observe, patched_conv: str) -> None:
 
 
 @pytest.mark.parametrize("writer, reader", [("pristine", "patched"), ("patched", "pristine")])
-def test_pickles_cross(
-    observe: Observe, pickles: dict[str, Path], patched_conv: str, writer: str, reader: str
-) -> None:
-    dumped = observe(writer, f"dump:{patched_conv}:{pickles[writer]}")
-    loaded = observe(reader, f"load:{patched_conv}:{pickles[writer]}")
+def test_pickles_cross(observe: Observe, patched_conv: str, writer: str, reader: str) -> None:
+    dumped = observe(writer, f"dump:{patched_conv}")
+    loaded = observe(reader, f"load:{patched_conv}")
     assert loaded["results"] == [dumped, dumped]
     scripted = observe(writer, f"jit:{patched_conv}")["Tensor, False"]
     if "result" in scripted:

@@ -28,7 +28,7 @@ def find_cases() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def outcomes(warm: dict[str, Warm]) -> dict[str, dict[str, Any]]:
+def outcomes(warm: dict[str, Warm], thorough: None) -> dict[str, dict[str, Any]]:
     """How each case ends on each tree."""
     ended: dict[str, dict[str, Any]] = {tree: {} for tree in warm}
     for (tree, python), file in itertools.product(warm.items(), FILES):
@@ -38,10 +38,24 @@ def outcomes(warm: dict[str, Warm]) -> dict[str, dict[str, Any]]:
     return ended
 
 
+def results(case: dict[str, Any]) -> dict[str, Any]:
+    """The ways in which a case gives a result."""
+    return {way: ended for way, ended in case.items() if "result" in ended}
+
+
 @pytest.mark.parametrize("name", find_cases())
 def test_same_results(outcomes: dict[str, dict[str, Any]], name: str) -> None:
     if name not in outcomes["pristine"]:
         pytest.skip("about other releases")
     pristine, patched = (outcomes[tree][name] for tree in ("pristine", "patched"))
-    worked = {way: ended for way, ended in pristine.items() if "result" in ended}
+    worked = results(pristine)
+    if not worked:
+        error = next(iter(pristine.values()))["error"].strip() or "an error without a message"
+        pytest.skip(f"fails on the release as well: {error.splitlines()[0]}")
     assert {way: patched.get(way) for way in worked} == worked
+
+
+def test_most_cases_work(outcomes: dict[str, dict[str, Any]]) -> None:
+    # Else little would be compared. 2.5.0 can build few subclasses that leave types out.
+    cases = outcomes["pristine"].values()
+    assert len(list(filter(results, cases))) > 0.7 * len(cases) > 20

@@ -112,7 +112,14 @@ def _by_file(reasons: Sequence[Reason]) -> dict[str, list[Reason]]:
     return files
 
 
-_CODE = (Cause.MIXED_UP, Cause.NO_GIL, Cause.UNTRIED, Cause.UNREACHED, Cause.FIRST_CALL)
+_CODE = (
+    Cause.MIXED_UP,
+    Cause.WRONG,
+    Cause.NO_GIL,
+    Cause.UNTRIED,
+    Cause.UNREACHED,
+    Cause.FIRST_CALL,
+)
 _LOCKABLE = (Cause.MIXED_UP, Cause.NO_GIL, Cause.WRONG, Cause.CRASHED)
 
 
@@ -159,9 +166,10 @@ def _for_own_code(
         package = _package_of(path)
         whose = f"the code of the package {package}" if package else "your own code"
         attribute = reason.name.partition(".")[2] or reason.name
+        what = f"{', '.join(places[:3])} writes {attribute}" if attribute else ", ".join(places)
         text = (
-            f"{', '.join(places[:3])} writes {attribute}: this is {whose}. Keep the value local to "
-            f"the call: pass it as an argument, or return it."
+            f"{what}: this is {whose}. Keep the value local to the call: pass it as an argument, "
+            f"or return it."
         )
         if package:
             text += " Tell its authors, and let one call at a time in until they have changed it."

@@ -82,15 +82,14 @@ def words_of(found: Survey) -> dict[str, str]:
 
 def render(surveys: list[Survey], machine: str) -> str:
     """The page, in Markdown."""
-    tables = {found.release: words_of(found) for found in surveys}
-    names = sorted({name for words in tables.values() for name in words}, key=str.lower)
     newest = surveys[-1]
     lines = [
         "# What the layers of PyG leave in `self`",
         "",
         "Made by `scripts/kit.sh audit --survey`; nothing here is typed by hand. Each pinned "
         "release, as upstream made it, is read (`scripts/kit/audit/static.py`: every write to "
-        "`self` that a forward pass can reach, in all of `torch_geometric.nn`), and its layers are run "
+        "`self` that a forward pass can reach, in all of `torch_geometric.nn`), and its layers are "
+        "run "
         "(`scripts/kit/programs/audit`: traced, forced to interleave wherever a written "
         f"attribute is read back, and stressed), on {machine} with torch {newest.torch} and "
         f"Python {newest.python}. The data are in [audit.json](audit.json).",
@@ -120,26 +119,31 @@ def render(surveys: list[Survey], machine: str) -> str:
         "to run it.",
         "",
     ]
-    heads = [_short(found.release) for found in surveys]
-    lines += ["| class | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
+    lines += [*_table(surveys), "", _legend(surveys)]
+    return "\n".join(lines) + "\n"
+
+
+def _table(surveys: list[Survey]) -> list[str]:
+    """All classes by all releases."""
+    tables = {each.release: words_of(each) for each in surveys}
+    names = sorted({name for words in tables.values() for name in words}, key=str.lower)
+    heads = [_short(each.release) for each in surveys]
+    lines = ["| class | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
     shown = {"writes nothing": "·"}
     for name in names:
-        cells = [tables[found.release].get(name, "") for found in surveys]
+        cells = [tables[each.release].get(name, "") for each in surveys]
         lines.append(f"| {name} | " + " | ".join(shown.get(c, c) for c in cells) + " |")
-    failed = {
-        name: error
-        for found in surveys
-        for name, error in found.failed.items()
-        if not any(name in other.layers for other in surveys)
-    }
-    lacking = sorted({name for found in surveys for name in found.failed})
-    lines += [
-        "",
+    return lines
+
+
+def _legend(surveys: list[Survey]) -> str:
+    lacking = {name for each in surveys for name in each.failed}
+    nowhere = [name for name in lacking if not any(name in each.layers for each in surveys)]
+    return (
         "· stands for *writes nothing*. Where a package such as pyg-lib was missing, some of these "
-        f"could be read only: {', '.join(lacking) or 'none'}. Nowhere could be run: "
-        f"{', '.join(sorted(failed)) or 'none'}.",
-    ]
-    return "\n".join(lines) + "\n"
+        f"could be read only: {', '.join(sorted(lacking)) or 'none'}. Nowhere could be run: "
+        f"{', '.join(sorted(nowhere)) or 'none'}."
+    )
 
 
 def _rows(surveys: list[Survey], words: set[str], with_reason: bool = False) -> list[str]:

@@ -210,7 +210,10 @@ def _of_other_evidence(report: Mapping[str, Any]) -> Iterator[Reason]:
             if report["random"]
             else ""
         )
-        yield Reason(Cause.WRONG, f"Calls disturb each other: {explored['reason']}{about}.")
+        places = tuple(f"{file}:{line}" for file, line, _ in explored["blamed"])
+        after = f" The lines that ran just before are {' and '.join(places)}." if places else ""
+        text = f"Calls disturb each other: {explored['reason']}{about}.{after}"
+        yield Reason(Cause.WRONG, text, places=places)
     if report["arguments"]["changed"] and report["arguments"]["shared"]:
         text = "A call changes its arguments in place, and the inputs share what it changes."
         yield Reason(Cause.ARGUMENTS, text)

@@ -20,7 +20,7 @@ from packaging.specifiers import SpecifierSet
 from kit import environments
 from kit.building.cuda import Target, check_cuda_wheel, variables
 from kit.errors import SourceError, ToolError, TreeError, UsageError
-from kit.processes import run_logged
+from kit.processes import pip, run_logged
 from kit.releases import ROOT, read_toml
 
 PINS = Path(__file__).with_name("extensions.toml")
@@ -296,9 +296,9 @@ def _pip_wheel(
     """
     log = ROOT / "build" / "logs" / f"{label.replace(' ', '-')}-{target.key}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    command: list[str | Path] = [target.interpreter.path, "-m", "pip", "wheel", "--verbose"]
-    command += ["--disable-pip-version-check", "--no-input", "--no-cache-dir", "--no-deps"]
-    command += ["--no-build-isolation", "--wheel-dir", dest, *arguments]
+    command = [*pip(target.interpreter.path, isolated=False), "wheel", "--verbose"]
+    command += ["--no-cache-dir", "--no-deps", "--no-build-isolation"]
+    command += ["--wheel-dir", dest, *arguments]
     pattern = re.compile(r"\S*?(\w+\.(?:cpp|cu))(?=\s)")
 
     def watch(line: str) -> None:

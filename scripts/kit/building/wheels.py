@@ -14,7 +14,7 @@ from kit.building.cuda import Target
 from kit.building.extensions import cached
 from kit.environments import Interpreter
 from kit.errors import ProofError, ToolError
-from kit.processes import last_lines, run
+from kit.processes import last_lines, pip, run
 from kit.releases import Patch, Release
 
 # The local version of a patched PyG (PEP 440): `2.4.0+threadsafe.1`. The number
@@ -61,8 +61,7 @@ def build_pyg(
 
 def _pristine_wheel(release: Release, tree: Path, work: Path) -> Path:
     # In the kit's own environment, which holds the build backends.
-    command: list[str | Path] = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"]
-    command += ["--disable-pip-version-check", "--no-input", "--no-cache-dir"]
+    command = [*pip(sys.executable), "wheel", "--quiet", "--no-deps", "--no-cache-dir"]
     command += ["--no-build-isolation", "--ignore-requires-python", "--wheel-dir", work, tree]
     result = run(command, env=_SAME_BYTES)
     wheel = cached(work)
@@ -85,7 +84,7 @@ def _relabel(
     tree = work / "tree"
 
     def tool(*arguments: str | Path) -> None:
-        result = run([sys.executable, "-m", "wheel", *arguments], env=_SAME_BYTES)
+        result = run([sys.executable, "-I", "-m", "wheel", *arguments], env=_SAME_BYTES)
         if result.returncode != 0:
             raise ToolError(f"'wheel {arguments[0]}' failed: {last_lines(result.stderr)}")
 

@@ -148,33 +148,38 @@ def audit(
         _survey_all(catalogue, render, kind, git_url, offline)
     elif model and inputs:
         options = Options(methods, calls, grad, tolerance)
-        user_python = running.user_python(python)
-        _audit_model(
-            catalogue, user_python, (model, inputs), options, allowed, (show_all, json_file)
-        )
+        python = running.user_python(python)
+        _audit_model(catalogue, python, (model, inputs), options, allowed, (show_all, json_file))
     else:
-        with tempfile.TemporaryDirectory(prefix="pyg-threadsafe-") as name, progress() as notify:
-            source = source_of(kind, git_url, offline, notify)
-            root, release, python = _find_tree(
-                catalogue, source, (version, tree), Path(name), python, installed
-            )
-            if not static and python is None:
-                python = find_python(release, None, torch, source.cache, offline=offline)
-            notify("Reading and running its layers ...")
-            result = survey.survey(
-                root,
-                release.version if release else str(root),
-                None if static or python is None else python,
-                path=not installed,
-            )
-        _show_survey(
-            result,
-            catalogue,
-            release,
-            root if version is None else None,
-            (show_all, json_file),
-            allowed,
+        which, where = (version, tree, installed), (python, "" if static else torch)
+        source = (kind, git_url, offline)
+        _audit_layers(catalogue, which, where, source, (show_all, json_file), allowed)
+
+
+def _audit_layers(
+    catalogue: Catalogue,
+    which: tuple[str | None, Path | None, bool],
+    where: tuple[Path | None, str],
+    source_options: tuple[str, str, bool],
+    show: tuple[bool, Path | None],
+    allowed: frozenset[str],
+) -> None:
+    """Audits the layers of a release, a tree or an installation; without a torch, reads alone."""
+    (version, tree, installed), (python, torch) = which, where
+    with tempfile.TemporaryDirectory(prefix="pyg-threadsafe-") as name, progress() as notify:
+        source = source_of(*source_options, notify)
+        root, release, python = _find_tree(
+            catalogue, source, (version, tree), Path(name), python, installed
         )
+        if not torch:
+            python = None
+        elif python is None:
+            python = find_python(release, None, torch, source.cache, offline=source.offline)
+        notify("Reading and running its layers ...")
+        result = survey.survey(
+            root, release.version if release else str(root), python, path=not installed
+        )
+    _show_survey(result, catalogue, release, root if version is None else None, show, allowed)
 
 
 def _read_allowed(words: Sequence[str]) -> frozenset[str]:
@@ -192,15 +197,15 @@ def _read_allowed(words: Sequence[str]) -> frozenset[str]:
             lines = Path(word[1:]).read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(
-                f"--allow {word}: the file cannot be read ({error}). Expected one CLASS.ATTRIBUTE a "
-                f"line; what follows a # is a comment."
+                f"--allow {word}: the file cannot be read ({error}). Expected one CLASS.ATTRIBUTE "
+                f"a line; what follows a # is a comment."
             ) from None
         names += [line.split("#")[0].strip() for line in lines]
     for name in filter(None, names):
         if "." not in name:
             raise UsageError(
-                f"--allow {name}: expected CLASS.ATTRIBUTE, such as GATv2Conv._alpha, or CLASS.* for "
-                f"all attributes of a class."
+                f"--allow {name}: expected CLASS.ATTRIBUTE, such as GATv2Conv._alpha, or CLASS.* "
+                f"for all attributes of a class."
             )
     return frozenset(filter(None, names))
 

@@ -1,19 +1,13 @@
-"""The audit of trees and models, as one finding an attribute; its page is up to date."""
+"""The audit of a tree, as one finding an attribute."""
 
-import re
+import json
 import sys
-import xml.etree.ElementTree as ElementTree
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from conftest import World, write
-from kit import auditing, releases, sources, surveying
-from kit.commands import audit
-from kit.errors import ProofError, ToolError, UsageError
-from kit.releases import Catalogue
-from kit.surveying import Finding, Survey
+from kit.audit import page, survey
 
 LAYER = """
 from torch_geometric.nn.conv import MessagePassing
@@ -38,7 +32,7 @@ def tree(root: Path, layer: str = LAYER) -> Path:
     return root
 
 
-def seen(verdict: str, crashed: int = 0, wrong: int = 0, attribute: str = "_alpha") -> Any:
+def write_of(verdict: str, crashed: int = 0, wrong: int = 0, attribute: str = "_alpha") -> Any:
     line = LAYER.splitlines().index("        self._alpha = x_j.mean()") + 1
     ended = {"calls": 4, "right": 4 - crashed - wrong, "crashed": crashed, "silently_wrong": wrong}
     return {
@@ -57,16 +51,16 @@ def seen(verdict: str, crashed: int = 0, wrong: int = 0, attribute: str = "_alph
 
 def run_with(monkeypatch: pytest.MonkeyPatch, **layers: Any) -> None:
     """Lets the layers end as told, without torch."""
-    found = {"python": "3.11", "torch": "2.13", "layers": layers}
-    monkeypatch.setattr(surveying, "_run", lambda *arguments: found)
+    ran = {"python": "3.11", "torch": "2.13", "layers": layers}
+    monkeypatch.setattr(survey, "run_program", lambda *arguments, **keywords: ran)
 
 
 def test_static_alone(tmp_path: Path) -> None:
-    found = surveying.survey(tree(tmp_path), "1.0", None)
-    (finding,) = found.findings
+    result = survey.survey(tree(tmp_path), "1.0", None)
+    (finding,) = result.findings
     assert (finding.cls, finding.attribute, finding.kind) == ("OtherConv", "_alpha", "race")
     assert len(finding.written) == 2 and finding.races
-    assert surveying.words_of(found) == {"OtherConv": "race, not run"}
+    assert page.words_of(result) == {"OtherConv": "race, not run"}
 
 
 @pytest.mark.parametrize(
@@ -83,14 +77,16 @@ def test_what_was_seen_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verdicts: list[str], word: str, races: bool
 ) -> None:
     forms = {
-        str(i): {"writes": [seen(verdict, 1, 1) if verdict == "confirmed" else seen(verdict)]}
+        str(i): {
+            "writes": [write_of(verdict, 1, 1) if verdict == "confirmed" else write_of(verdict)]
+        }
         for i, verdict in enumerate(verdicts)
     }
     run_with(monkeypatch, OtherConv={"forms": forms}, Clean={"forms": {"dense": {"writes": []}}})
-    found = surveying.survey(tree(tmp_path), "1.0", Path("python"))
-    (finding,) = found.findings
-    assert (surveying.word_of(finding), finding.races) == (word, races)
-    assert surveying.words_of(found) == {"OtherConv": word, "Clean": "writes nothing"}
+    result = survey.survey(tree(tmp_path), "1.0", Path("python"))
+    (finding,) = result.findings
+    assert (page.word_of(finding), finding.races) == (word, races)
+    assert page.words_of(result) == {"OtherConv": word, "Clean": "writes nothing"}
     if word == "race":
         assert (finding.crashed, finding.silently_wrong) == (1, 1)
 
@@ -101,21 +97,16 @@ def test_what_a_layer_writes_into_what_it_holds_is_its_own(
     # Seen as an attribute of another class; the line is the same.
     run_with(
         monkeypatch,
-        OtherConv={"forms": {"dense": {"writes": [{**seen("confirmed"), "class": "Held"}]}}},
+        OtherConv={"forms": {"dense": {"writes": [{**write_of("confirmed"), "class": "Held"}]}}},
     )
-    (finding,) = surveying.survey(tree(tmp_path), "1.0", Path("python")).findings
+    (finding,) = survey.survey(tree(tmp_path), "1.0", Path("python")).findings
     assert (finding.cls, finding.verdict) == ("OtherConv", "confirmed")
 
 
 def test_layers_that_cannot_run_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_with(monkeypatch, XConv={"forms": {"dense": {"error": "ImportError: pyg-lib"}}})
-    found = surveying.survey(tree(tmp_path), "1.0", Path("python"))
-    assert found.failed == {"XConv": "ImportError: pyg-lib"} and found.layers == []
-
-
-def test_data_come_back_the_same(tmp_path: Path) -> None:
-    surveys = [surveying.survey(tree(tmp_path), "1.0", None)]
-    assert surveying.load(surveying.dump(surveys, "here")) == (surveys, "here")
+    result = survey.survey(tree(tmp_path), "1.0", Path("python"))
+    assert result.failed == {"XConv": "ImportError: pyg-lib"} and result.layers == []
 
 
 @pytest.mark.parametrize(
@@ -125,6 +116,8 @@ def test_data_come_back_the_same(tmp_path: Path) -> None:
         (["1.8.0", "--installed"], 2, "Name one of"),
         (["--model", "a:b"], 2, "--model and --inputs go together"),
         (["1.8.7"], 2, "nearest releases are 1.8.0 and 1.9.0"),
+        (["--installed", "--allow", "alpha"], 2, "expected CLASS.ATTRIBUTE"),
+        (["--installed", "--allow", "@/nowhere"], 2, "the file cannot be read"),
         (["--path", "/nowhere", "--static"], 4, "/nowhere holds no PyG"),
         (["--installed", "--python", "/nowhere/python"], 5, "/nowhere/python was not found"),
         (["--installed", "--python", sys.executable], 4, "has no PyG"),
@@ -149,6 +142,7 @@ def test_a_tree_on_the_command_line(world: World, tmp_path: Path) -> None:
     assert "Threads cannot share 1 of its classes." in result.stdout
     assert f"written {FILE}" in result.stdout and f"read    {FILE}" in result.stdout
     assert "No patch here and no release fixes OtherConv." in result.stdout
+    assert "  Or, let one call at a time in:" in result.stdout  # nothing is to come
     assert "lock = threading.Lock()" in result.stdout
     assert "error: Threads cannot share: OtherConv." in result.stderr
     write(tmp_path, {**files, FILE: LAYER.replace("self._alpha", "alpha")})
@@ -163,151 +157,33 @@ def test_what_makes_a_file_that_does_not_parse(world: World, tmp_path: Path) -> 
     assert "does not parse" in result.stderr
 
 
-# --- a user's model ---
-
-
-def model(**changes: Any) -> dict[str, Any]:
-    stress = {"threads": 8, "calls": 800, "right": 800, "crashed": 0, "silently_wrong": 0}
-    found = {
-        **{"python": "3.11", "torch": "2.13", "torch_geometric": "2.8.1", "gil": True},
-        **{"requests": 4, "modules": 3, "classes": [], "writes": [], "unseen": []},
-        **{"stress": stress, "nondeterministic": False, "notes": []},
-    }
-    return {**found, **changes}
-
-
-@pytest.mark.parametrize(
-    "changes, verdict, said",
-    [
-        ({}, "Safe:", "A call writes nothing to the model"),
-        ({"writes": [seen("refuted")]}, "Safe:", "refuted: because"),
-        (
-            {"writes": [{**seen("not forced"), "first_call_only": True}]},
-            "Safe:",
-            "Make one call before threads share it",
-        ),
-        ({"writes": [seen("confirmed", 2, 1)]}, "Not safe:", "2 crashed, 1 silently wrong"),
-        (
-            {"stress": {**model()["stress"], "right": 799, "crashed": 1}},
-            "Not safe:",
-            "799 right, 1 crashed",
-        ),
-        ({"writes": [seen("not forced")]}, "Not shown to be safe:", "not forced: because"),
-        ({"nondeterministic": True, "stress": None}, "Not shown to be safe:", ""),
-    ],
-)
-def test_verdicts(
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    changes: dict[str, Any],
-    verdict: str,
-    said: str,
+def test_what_matters_only_to_who_uses_it_is_named_and_does_not_fail(
+    world: World, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(surveying, "survey_model", lambda *arguments: model(**changes))
-    monkeypatch.setattr(surveying, "find_installed", lambda python: None)
-    safe = verdict == "Safe:"
-    try:
-        audit._audit_model(releases.load(), Path("python"), "serving:model", "serving:inputs", None)
-        assert safe
-    except ProofError:
-        assert not safe
-    shown = " ".join(capsys.readouterr().out.split())
-    # The verdict first, then the evidence, then what to do.
-    assert shown.startswith(verdict)
-    assert said in shown
-    if verdict == "Not safe:":
-        assert shown.index("Evidence") < shown.index("What to do") < shown.index("Lock()")
+    explainer = LAYER.replace("OtherConv", "GNNExplainer")
+    write(tmp_path, {"torch_geometric/__init__.py": "__version__ = '1.8.0'\n", FILE: explainer})
+    result = world.run("audit", "--path", tmp_path, "--static")
+    assert result.returncode == 0, result.stderr
+    assert "Not counted, since it matters only to who uses it: GNNExplainer" in result.stdout
 
 
-@pytest.mark.parametrize("code, error", [(2, UsageError), (1, ToolError)])
-def test_a_model_that_cannot_be_run(
-    monkeypatch: pytest.MonkeyPatch, code: int, error: type[Exception]
-) -> None:
-    result = SimpleNamespace(returncode=code, stdout="", stderr="MODEL is wrong.\n")
-    monkeypatch.setattr(surveying, "run", lambda *arguments, **keywords: result)
-    with pytest.raises(error, match=r"MODEL is wrong\."):
-        surveying.survey_model(Path("python"), "a:b", "a:c", None)
+@pytest.mark.parametrize("how", ["named", "in a file", "the class"])
+def test_what_is_allowed_does_not_fail(world: World, tmp_path: Path, how: str) -> None:
+    write(tmp_path, {"torch_geometric/__init__.py": "__version__ = '1.8.0'\n", FILE: LAYER})
+    file = tmp_path / "allowed"
+    file.write_text("# reviewed\nOtherConv._alpha  # harmless here\n\n")
+    word = {"named": "OtherConv._alpha", "in a file": f"@{file}", "the class": "OtherConv.*"}[how]
+    result = world.run("audit", "--path", tmp_path, "--static", "--allow", word)
+    assert result.returncode == 0, result.stderr
+    assert "Allowed: OtherConv._alpha" in result.stdout
 
 
-def test_the_users_environment_is_the_active_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("VIRTUAL_ENV", "/some/where")
-    assert surveying.user_python(None) == Path("/some/where/bin/python")
-    monkeypatch.delenv("VIRTUAL_ENV")
-    monkeypatch.delenv("CONDA_PREFIX", raising=False)
-    assert surveying.user_python(None) == Path("python3")
-
-
-# --- the page in the docs ---
-
-
-@pytest.fixture(scope="module")
-def committed() -> tuple[list[Survey], str]:
-    return surveying.load(surveying.DATA.read_text(encoding="utf-8"))
-
-
-@pytest.fixture(scope="module")
-def pinned() -> Catalogue:
-    return releases.load()
-
-
-def test_committed_page_says_what_the_data_say(committed: tuple[list[Survey], str]) -> None:
-    assert surveying.PAGE.read_text(encoding="utf-8") == surveying.render(*committed)
-
-
-def test_committed_picture_is_of_the_data(
-    committed: tuple[list[Survey], str], tmp_path: Path
-) -> None:
-    for file in (tmp_path / "one.svg", tmp_path / "two.svg"):
-        surveying.draw(committed[0], file)
-    assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
-    # Another matplotlib may write other bytes, but not other shapes and words.
-    drawn = [
-        sorted(re.findall(r">([^<>\n]+)</text>|(fill: #[0-9a-f]{6})", file.read_text()))
-        for file in (surveying.PICTURE, tmp_path / "one.svg")
-    ]
-    assert drawn[0] == drawn[1]
-    words = " ".join(ElementTree.parse(tmp_path / "one.svg").getroot().itertext())
-    assert "TransformerConv" in words and "2.8.1" in words
-
-
-def test_every_release_is_there(committed: tuple[list[Survey], str], pinned: Catalogue) -> None:
-    assert [each.release for each in committed[0]] == [r.version for r in pinned.releases]
-
-
-def test_the_audit_confirms_what_the_patches_are_for(
-    committed: tuple[list[Survey], str], pinned: Catalogue
-) -> None:
-    for found, release in zip(committed[0], pinned.releases, strict=True):
-        confirmed = {finding.cls for finding in found.findings if finding.verdict == "confirmed"}
-        assert confirmed == {pinned.classes[layer] for layer in release.affected()}
-
-
-def test_every_reviewed_entry_is_borne_out(committed: tuple[list[Survey], str]) -> None:
-    found = {
-        (finding.cls, finding.attribute, finding.kind)
-        for each in committed[0]
-        for finding in each.findings
-    }
-    found |= {(cls, "*", kind) for cls, _, kind in found}
-    for entry in auditing.load_reviewed():
-        assert (entry.cls, entry.attribute, entry.kind.value) in found
-
-
-@pytest.mark.parametrize("version", ["2.0.3", "2.8.1"])
-def test_the_sources_still_read_so(
-    committed: tuple[list[Survey], str], pinned: Catalogue, tmp_path: Path, version: str
-) -> None:
-    """The static half, anew, of an old and of a new release."""
-    release = pinned.find(version)
-    kind, cache = sources.Kind.SDIST, sources.default_cache()
-    source = sources.Source(kind, sources.UPSTREAM, False, cache, lambda message: None)
-    sources.materialize(release, source, tmp_path / "tree")
-
-    def shown(findings: list[Finding]) -> list[tuple[Any, ...]]:
-        # Where a value is read can be what the run has seen.
-        return [(f.cls, f.attribute, f.kind, f.written) for f in findings if f.kind]
-
-    (before,) = (each for each in committed[0] if each.release == release.version)
-    assert shown(surveying.survey(tmp_path / "tree", version, None).findings) == shown(
-        before.findings
-    )
+def test_json(world: World, tmp_path: Path) -> None:
+    write(tmp_path, {"torch_geometric/__init__.py": "__version__ = '1.8.0'\n", FILE: LAYER})
+    alone = world.run("audit", "--path", tmp_path, "--static", "--json", "-")
+    assert alone.returncode == 1
+    assert json.loads(alone.stdout)["races"] == ["OtherConv"]
+    file = tmp_path / "audit.json"
+    both = world.run("audit", "--path", tmp_path, "--static", "--json", file)
+    assert json.loads(file.read_text()) == json.loads(alone.stdout)
+    assert "Threads cannot share 1 of its classes." in both.stdout

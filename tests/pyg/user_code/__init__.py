@@ -1,0 +1,1 @@
+"""Cases of `tests/pyg/cases.py`, one subject a file."""

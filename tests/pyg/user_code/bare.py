@@ -6,10 +6,10 @@ here is what the released layers need there, and no name more.
 
 import torch
 from cases import case
-from torch import Tensor  # noqa: F401
+from torch import Tensor
 from torch_geometric import nn
 from torch_geometric.nn.conv import FAConv, GATConv, GATv2Conv, HypergraphConv
-from torch_geometric.typing import OptPairTensor, OptTensor, PairTensor  # noqa: F401
+from torch_geometric.typing import OptPairTensor, OptTensor, PairTensor
 
 # Layers that some releases do not have yet.
 TransformerConv = getattr(nn, "TransformerConv", torch.nn.Module)

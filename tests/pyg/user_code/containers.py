@@ -9,6 +9,7 @@ import torch
 import torch_geometric.nn as nn
 from cases import LOAD_ANY, case, graph, train
 from torch.nn.utils import prune
+
 from user_code import own_propagate, typed, untyped
 
 NODES, EDGES = ["paper", "author"], [("author", "to", "paper"), ("paper", "to", "author")]
@@ -19,6 +20,7 @@ CONVS = {
     "GATv2Conv": lambda: nn.GATv2Conv(8, 4, add_self_loops=False),
     "typed": lambda: typed.CallsSuper(8, 4),
     "typed, for TorchScript": lambda: typed.NoSuper(8, 4),
+    "own forward()": lambda: own_propagate.OwnForward(8, 4),
     "untyped": lambda: untyped.CallsSuper(8, 4),
     # Those whose messages have one row of features, as bases are to have.
     "GraphConv": lambda: nn.GraphConv(8, 4),
@@ -77,11 +79,18 @@ class Positional(torch.nn.Module):
 
 @case(since=(2, 0), each=EACH)
 def sequential(which):
-    return both(filled(nn.Sequential("x, edge_index", [
-        (CONVS[which](), "x, edge_index -> x"),
-        torch.nn.ReLU(inplace=True),
-        torch.nn.Linear(4, 3),
-    ])))
+    return both(
+        filled(
+            nn.Sequential(
+                "x, edge_index",
+                [
+                    (CONVS[which](), "x, edge_index -> x"),
+                    torch.nn.ReLU(inplace=True),
+                    torch.nn.Linear(4, 3),
+                ],
+            )
+        )
+    )
 
 
 @case(since=(2, 0), each=EACH)
@@ -96,10 +105,17 @@ def sequential_with_weights(which):
         def forward(self, x, edge_index):
             return self.conv(x, edge_index, return_attention_weights=True)
 
-    return both(filled(nn.Sequential("x, edge_index", [
-        (Weights(), "x, edge_index -> x, weights"),
-        (lambda x, weights: x * weights[1].sum(), "x, weights -> x"),
-    ])))
+    return both(
+        filled(
+            nn.Sequential(
+                "x, edge_index",
+                [
+                    (Weights(), "x, edge_index -> x, weights"),
+                    (lambda x, weights: x * weights[1].sum(), "x, weights -> x"),
+                ],
+            )
+        )
+    )
 
 
 @case(since=(2, 0), each=EACH)
@@ -117,7 +133,9 @@ def to_hetero(which):
     torch.manual_seed(12345)
     net = filled(nn.to_hetero(Net(which), (NODES, EDGES), aggr="sum"))
     x = {"paper": inputs["x"], "author": inputs["x_0"]}
-    return [out for _, out in sorted(net(x, {kind: inputs["edge_index"] for kind in EDGES}).items())]
+    return [
+        out for _, out in sorted(net(x, {kind: inputs["edge_index"] for kind in EDGES}).items())
+    ]
 
 
 @case(since=(2, 0), each=BASES)

@@ -4,6 +4,7 @@ import torch
 import torch_geometric.nn as nn
 from cases import case, graph
 from torch_geometric.nn import MessagePassing
+
 from user_code import own_propagate, typed, untyped
 
 
@@ -73,11 +74,6 @@ def beside_an_attention_of_theirs():
 def beside_an_attention_of_a_subclass():
     """The same, in a subclass of an affected layer."""
     return attention(own_propagate.AttentionOfTheirsToo(8, 8), nn.GATv2Conv(8, 4))
-
-
-@case(since=(2, 3))
-def attention_alone_of_theirs():
-    return attention(own_propagate.AttentionOfTheirs(8, 4))
 
 
 class ListOfTheirs(MessagePassing):

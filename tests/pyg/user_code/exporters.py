@@ -4,6 +4,7 @@ import io
 
 import torch
 from cases import VERSION, case, graph
+
 from user_code.containers import EACH, Net, filled
 
 
@@ -27,7 +28,7 @@ def script(which):
     return torch.jit.script(net)
 
 
-SCRIPTED = ("TransformerConv", "GATv2Conv", "typed, for TorchScript")
+SCRIPTED = ("TransformerConv", "GATv2Conv", "typed, for TorchScript", "own forward()")
 
 
 @case(since=(2, 0), each=SCRIPTED)

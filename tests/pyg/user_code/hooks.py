@@ -7,7 +7,6 @@ import torch_geometric.nn as nn
 from cases import ARGUMENTS, VERSION, case, graph, infer, inputs_of
 from torch_geometric.nn import MessagePassing
 
-
 # Those that some release gets a patch for, and that pass messages.
 CLASSES = [getattr(nn, name, None) for name in ARGUMENTS]
 LAYERS = tuple(cls for cls in CLASSES if cls is not None and issubclass(cls, MessagePassing))
@@ -85,10 +84,9 @@ def drops_edges(cls):
     def hook(module, inputs):
         kept = inputs[0][:, ::2]
         given = dict(inputs[2])
-        for name, value in given.items():
-            if name in ("alpha", "edge_attr", "edge_type", "edge_weight"):
-                if torch.is_tensor(value) and len(value) == inputs[0].size(1):
-                    given[name] = value[::2]
+        for name in given.keys() & {"alpha", "edge_attr", "edge_type", "edge_weight"}:
+            if torch.is_tensor(given[name]) and len(given[name]) == inputs[0].size(1):
+                given[name] = given[name][::2]
         return kept, inputs[1], given
 
     register(conv, "propagate", "pre_hook", hook)
@@ -142,8 +140,9 @@ def clones_each_argument(cls):
     conv = build(cls)
 
     def hook(module, inputs):
-        return ({k: v if v is None or isinstance(v, int) else v.clone()
-                 for k, v in inputs[0].items()},)
+        return (
+            {k: v if v is None or isinstance(v, int) else v.clone() for k, v in inputs[0].items()},
+        )
 
     register(conv, "message", "pre_hook", hook)
     return infer(conv)

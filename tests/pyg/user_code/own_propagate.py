@@ -14,17 +14,18 @@ TransformerConv = getattr(nn, "TransformerConv", torch.nn.Module)
 RGATConv = getattr(nn, "RGATConv", torch.nn.Module)
 
 
-@case(8, 4, heads=2, since=(2, 0))
+@case(8, 4, heads=2, since=(2, 0), compilers=True)
 class OwnForward(TransformerConv):
     """Hands `propagate()` what its base does, with its types."""
 
-    def forward(self, x: Tensor, edge_index: Adj) -> Tensor:
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
         query = self.lin_query(x).view(-1, self.heads, self.out_channels)
         key = self.lin_key(x).view(-1, self.heads, self.out_channels)
         value = self.lin_value(x).view(-1, self.heads, self.out_channels)
         # propagate_type: (query: Tensor, key:Tensor, value: Tensor, edge_attr: OptTensor)
-        out = self.propagate(edge_index, query=query, key=key, value=value,
-                             edge_attr=None, size=None)
+        out = self.propagate(
+            edge_index, query=query, key=key, value=value, edge_attr=None, size=None
+        )
         return out.mean(dim=1)
 
 
@@ -152,18 +153,18 @@ class OwnPropagateHypergraph(HypergraphConv):
         return super().propagate(edge_index, size=size, **kwargs) * self.rounds
 
 
-@case(8)
+@case(8, compilers=True)
 class OwnForwardFA(FAConv):
-    def forward(self, x: Tensor, edge_index: Adj) -> Tensor:
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
         alpha = (self.att_l(x), self.att_r(x))
         weight = torch.ones(edge_index.size(1))
         # propagate_type: (x: Tensor, alpha: PairTensor, edge_weight: OptTensor)
         return self.propagate(edge_index, x=x, alpha=alpha, edge_weight=weight, size=None)
 
 
-@case(8, 4, heads=2, until=(2, 4))
+@case(8, 4, heads=2, until=(2, 4), compilers=True)
 class OwnForwardGATv2(GATv2Conv):
-    def forward(self, x: Tensor, edge_index: Adj) -> Tensor:
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
         x_l = self.lin_l(x).view(-1, self.heads, self.out_channels)
         x_r = self.lin_r(x).view(-1, self.heads, self.out_channels)
         # propagate_type: (x: PairTensor, edge_attr: OptTensor)
@@ -186,7 +187,7 @@ class OwnForwardGATv2Updater(GATv2Conv):
         return (out, (edge_index, alpha)) if return_attention_weights else out
 
 
-@case(8, 4)
+@case(8, 4, compilers=True)
 class AttentionOfTheirs(MessagePassing):
     """A layer of their own, whose `message()` has an argument `attention`."""
 
@@ -194,7 +195,7 @@ class AttentionOfTheirs(MessagePassing):
         super().__init__(aggr="add", node_dim=0)
         self.lin = torch.nn.Linear(in_channels, out_channels)
 
-    def forward(self, x: Tensor, edge_index: Adj) -> Tensor:
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
         x = self.lin(x)
         attention = torch.tanh(x[edge_index[0]] + x[edge_index[1]])
         # propagate_type: (x: Tensor, attention: Tensor)
@@ -211,7 +212,8 @@ class AttentionOfTheirsToo(TransformerConv):
     def forward(self, x: Tensor, edge_index: Adj) -> Tensor:
         value = self.lin_value(x)
         # propagate_type: (value: Tensor, attention: Tensor)
-        return self.propagate(edge_index, value=value, attention=value.sigmoid(), size=None)
+        out = self.propagate(edge_index, value=value, attention=value.sigmoid(), size=None)
+        return out.squeeze(1)
 
     def message(self, value_j: Tensor, attention_j: Tensor) -> Tensor:
         return (value_j * attention_j).unsqueeze(1)
@@ -223,11 +225,13 @@ class Composed(torch.nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
-        self.convs = torch.nn.ModuleList([
-            nn.TransformerConv(in_channels, out_channels),
-            OwnForwardUntyped(in_channels, out_channels),
-            nn.GATv2Conv(in_channels, out_channels),
-        ])
+        self.convs = torch.nn.ModuleList(
+            [
+                nn.TransformerConv(in_channels, out_channels),
+                OwnForwardUntyped(in_channels, out_channels),
+                nn.GATv2Conv(in_channels, out_channels),
+            ]
+        )
 
     def forward(self, x: Tensor, edge_index: Tensor) -> Tuple[Tensor, Optional[Tensor]]:
         outs = [conv(x, edge_index) for conv in self.convs]

@@ -9,7 +9,7 @@ import torch_geometric.nn as nn
 from cases import case
 from torch import Tensor
 from torch_geometric.nn import FAConv, GATConv, GATv2Conv
-from torch_geometric.typing import OptPairTensor, OptTensor, PairTensor  # noqa: F401
+from torch_geometric.typing import OptPairTensor, OptTensor, PairTensor
 from torch_geometric.utils import softmax
 
 # Layers that some releases do not have yet.

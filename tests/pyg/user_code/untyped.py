@@ -1,4 +1,8 @@
-"""Overrides without types, or with some, as most public subclasses write them."""
+"""Overrides without types, or with some, as most public subclasses write them.
+
+PyG 2.5.0 looks up the types that `propagate()` is called with in the module of the subclass:
+there, the imports of types are needed.
+"""
 
 import math
 
@@ -8,6 +12,7 @@ import torch_geometric.nn as nn
 from cases import case
 from torch import Tensor
 from torch_geometric.nn import FAConv, GATConv, GATv2Conv, HypergraphConv, TransformerConv
+from torch_geometric.typing import OptPairTensor, OptTensor, PairTensor
 from torch_geometric.utils import softmax
 
 # Layers that some releases do not have yet.
@@ -94,9 +99,7 @@ class OnlyTheResultTyped(TransformerConv):
 class ExtraWithDefault(TransformerConv):
     """Has an argument more, which `propagate()` is not given."""
 
-    def message(
-        self, query_i, key_j, value_j, edge_attr, index, ptr, size_i, temperature=0.5
-    ):
+    def message(self, query_i, key_j, value_j, edge_attr, index, ptr, size_i, temperature=0.5):
         query_i = query_i / temperature
         return super().message(query_i, key_j, value_j, edge_attr, index, ptr, size_i)
 

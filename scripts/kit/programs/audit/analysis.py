@@ -37,8 +37,11 @@ Notify = Callable[[str], None]
 class Audit:
     """One audit; `run` returns what it saw, ready for JSON."""
 
-    def __init__(self, subject: Subject, calls: Optional[int], notify: Notify) -> None:
+    def __init__(
+        self, subject: Subject, calls: Optional[int], notify: Notify, explores: bool = True
+    ) -> None:
         self.subject = subject
+        self.explores = explores
         self.calls = calls
         self.notify = notify
         self.indices = range(len(subject.requests))
@@ -164,7 +167,8 @@ class Audit:
         writes = self._examine_all(slots, deadline)
         first = self._first_calls(writes)
         explored = None
-        if self.is_deterministic and not any(w["verdict"] == "confirmed" for w in writes):
+        some_confirmed = any(write["verdict"] == "confirmed" for write in writes)
+        if self.explores and self.is_deterministic and not some_confirmed:
             self.notify("letting whole calls run at lines of others")
             explored = exploring.explore(self.subject, bool(self.random or unwatched))
         writes += first["writes"]
@@ -282,15 +286,18 @@ class Audit:
 
     def _examine_chance(self, there: List[Access]) -> Dict[str, Any]:
         """The same of a model whose results cannot be compared."""
+        if not self.random and any(access.read_first for access in there):
+            self.is_carried = True
+            reason = "what one call leaves there, the next one reads"
+            return {"verdict": "carried", "reason": reason, "same": False}
         if any(access.read_back for access in there):
             reason = (
                 "calls write different values to it and read them back; that was not forced, "
                 "since the results of calls differ in one thread, too"
             )
             return {"verdict": "confirmed", "reason": reason, "same": False}
-        self.is_carried |= not self.random
-        reason = "what one call writes, the next one reads"
-        return {"verdict": "carried", "reason": reason, "same": False}
+        reason = "it is read before it is written, and results cannot be compared"
+        return {"verdict": "not forced", "reason": reason, "same": False}
 
     # First calls.
 
@@ -312,6 +319,7 @@ class Audit:
             seed(i if self.random else 0)
             nodes = state.walk(module, [])
             storages = recording.storages_of(nodes)
+            before = state.Snapshot(nodes, with_tensors=False)
             try:
                 result, recorder = recording.record(self.subject, i, storages, module)
             except Problem:
@@ -328,10 +336,15 @@ class Audit:
                 if key not in known:
                     described.setdefault(key, each)
                     values.setdefault(key, set()).add(repr(access.values))
+            for node, name in before.changed_attributes():
+                each = describing.out_of_sight(node, name)
+                key = (each["submodule"], each["class"], each["attribute"])
+                if key not in known:
+                    described.setdefault(key, each)
         self.by_id = state.find_path(self.nodes)
         return {
             "writes": [
-                {**each, **describing.first_call(len(values[key]) > 1)}
+                {**each, **describing.first_call(len(values.get(key, ())) > 1)}
                 for key, each in described.items()
             ],
             "recorders": recorders,
@@ -385,7 +398,10 @@ def _file_of(cls: type) -> str:
 
 
 def audit(
-    subject: Subject, calls: Optional[int] = None, notify: Notify = lambda _: None
+    subject: Subject,
+    calls: Optional[int] = None,
+    notify: Notify = lambda _: None,
+    explores: bool = True,
 ) -> Dict[str, Any]:
     """Audits a model.
 
@@ -393,8 +409,9 @@ def audit(
         subject: A model in evaluation mode, and requests.
         calls: How many calls the stress makes; None for as many as take some seconds.
         notify: Is told what is going on.
+        explores: Whether whole calls are run at lines of others as well.
 
     Raises:
         Problem: If the model cannot be called, or returns nothing to compare.
     """
-    return Audit(subject, calls, notify).run()
+    return Audit(subject, calls, notify, explores).run()

@@ -9,7 +9,7 @@ import sys
 import sysconfig
 import types
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Set
+from typing import Any, Callable, Dict, Iterator, List, Set, Tuple
 
 import torch
 
@@ -179,4 +179,12 @@ def _pairs_of(
     source = "".join(linecache.getlines(file, namespace))
     if not source:
         return {}
-    return rewriting.compile_pairs(source, file, namespace) or {}
+    # Compiling takes most of the time; a process may audit many models.
+    known = _known_pairs.get(file)
+    if known is None or known[0] != source:
+        known = source, rewriting.compile_pairs(source, file, namespace) or {}
+        _known_pairs[file] = known
+    return known[1]
+
+
+_known_pairs: Dict[str, Tuple[str, Dict[types.CodeType, types.CodeType]]] = {}

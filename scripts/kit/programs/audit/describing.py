@@ -50,6 +50,22 @@ def describe(by_id: Dict[int, state.Node], there: List[Access]) -> Dict[str, Any
     }
 
 
+def out_of_sight(node: state.Node, name: str) -> Dict[str, Any]:
+    """An attribute that was changed in code that is not watched, as by `cached_property`."""
+    return {
+        "submodule": node.owner,
+        "class": state.name_of(node.module),
+        "attribute": ".".join(filter(None, (node.path, name))),
+        "how": ASSIGNMENT,
+        "written": [],
+        "read": [],
+        "read_back": False,
+        "read_first": False,
+        "others": [],
+        "interleaved": None,
+    }
+
+
 def first_call(depends: bool) -> Dict[str, Any]:
     """What is said of a slot that only first calls write."""
     reason = "only first calls write it: make a call before threads share the model"

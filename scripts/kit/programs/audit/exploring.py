@@ -4,6 +4,7 @@ This needs no knowledge of what is shared: it finds what is written out of sight
 the state of a generator of random numbers or of a C extension.
 """
 
+import itertools
 import sys
 import time
 import types
@@ -11,10 +12,12 @@ from typing import Any, Dict, List, Optional, Tuple
 
 from . import code
 from .calls import Subject
-from .interleaving import END, RIGHT, WRONG, Held, _join
-from .places import Place, shown_place
+from .interleaving import END, RIGHT, WRONG, Held, join
+from .places import Place, shown_file, shown_place
 
-USUAL_POINTS, MANY_POINTS = 40, 400  # for each pair of requests
+USUAL_POINTS, MANY_POINTS = 24, 400  # for each pair of requests
+# The same where both calls are held, as what saves and restores a state needs it.
+USUAL_PAIRS, MANY_PAIRS = 8, 20
 SECONDS = 8.0  # what the calls may take together
 
 
@@ -115,24 +118,89 @@ def explore(subject: Subject, many: bool) -> Dict[str, Any]:
                 left_out += 1
                 continue
             tried += 1
-            outcome = _try(subject, i, j, ordinal)
+            outcome = _try(subject, i, j, ordinal, None)
             if outcome:
                 place = shown_place(places[ordinal])
                 reason = f"thread 1 was held before {place}, thread 2 made a whole call: {outcome}"
-                return {"points": tried, "left_out": left_out, "reason": reason}
-    return {"points": tried, "left_out": left_out, "reason": ""}
+                blamed = _find_blamed(subject, (i, j), ordinal, places, outcome)
+                return {**_count(tried, left_out), "reason": reason, "blamed": blamed}
+    pairs_tried, reason, blamed = _explore_both(subject, many, deadline)
+    return {**_count(tried + pairs_tried, left_out), "reason": reason, "blamed": blamed}
 
 
-def _try(subject: Subject, i: int, j: int, ordinal: int) -> str:
+def _explore_both(
+    subject: Subject, many: bool, deadline: float
+) -> Tuple[int, str, List[List[Any]]]:
+    """Holds both calls, each before one of its lines, and lets the first one end first."""
+    fitting = int((SECONDS / (2 * max(subject.seconds, 1e-4))) ** 0.5)
+    most = max(2, min(MANY_PAIRS if many else USUAL_PAIRS, fitting))
+    lines = [_lines_of(subject, i) for i in (0, 1)]
+    points = [_points(places, most)[0] for places in lines]
+    tried = 0
+    for one, two in itertools.product(*points):
+        if time.monotonic() > deadline:
+            break
+        tried += 1
+        outcome = _try(subject, 0, 1, one, two)
+        if outcome:
+            held = [lines[k][ordinal] for k, ordinal in enumerate((one, two))]
+            reason = (
+                f"thread 1 was held before {shown_place(held[0])}, thread 2 before "
+                f"{shown_place(held[1])}: {outcome}"
+            )
+            before = [lines[k][n - 1] for k, n in enumerate((one, two)) if n]
+            return tried, reason, _shown(before)
+    return tried, "", []
+
+
+def _shown(places: List[Place]) -> List[List[Any]]:
+    shown = [[shown_file(file), line, function] for file, line, function in places]
+    return [place for n, place in enumerate(shown) if place not in shown[:n]]
+
+
+def _count(tried: int, left_out: int) -> Dict[str, int]:
+    return {"points": tried, "left_out": left_out}
+
+
+def _find_blamed(
+    subject: Subject, requests: Tuple[int, int], ordinal: int, places: List[Place], outcome: str
+) -> List[List[Any]]:
+    """The lines after which a call is disturbed, and disturbs another one.
+
+    The first is the line that thread 1 ran last. The second is searched for: thread 2 is held
+    at ever fewer of its lines, as long as thread 1 still fails.
+    """
+    blamed = [places[ordinal - 1]] if ordinal else []
+    if outcome.startswith("thread 1"):
+        lines = _lines_of(subject, requests[1])
+        low, high = 0, len(lines)  # disturbs when all of it ran, and not when nothing did
+        while high - low > 1:
+            middle = (low + high) // 2
+            if _try(subject, *requests, ordinal, middle).startswith("thread 1"):
+                high = middle
+            else:
+                low = middle
+        blamed += [lines[high - 1]] if lines else []
+    return _shown(blamed)
+
+
+def _try(subject: Subject, i: int, j: int, ordinal: int, stop: Optional[int]) -> str:
+    """Holds a call before a line, and lets another one run up to one of its own, or to its end."""
     restore = subject.save()
-    one, two = Stepped(subject, i, ordinal), Held(subject, j, (0, None), (END, 0))
+    one = Stepped(subject, i, ordinal)
+    two: Held = Held(subject, j, (0, None), (END, 0))
+    if stop is not None:
+        two = Stepped(subject, j, stop)
     one.start()
     one.stopped.wait(subject.limit)
     two.start()
     two.stopped.wait(subject.limit / 20)
+    one.stopped.clear()
     one.may_go_on.set()
+    if stop is not None and one.is_alive():
+        one.stopped.wait(subject.limit / 20)
     two.may_go_on.set()
-    _join(one, two, subject.limit)
+    join(one, two, subject.limit)
     restore()
     for number, thread in ((1, one), (2, two)):
         if thread.outcome != RIGHT:

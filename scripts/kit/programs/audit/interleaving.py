@@ -147,11 +147,11 @@ def interleave(one: Held, two: Held, hurry: bool) -> bool:
     # It sets this when it ends, too.
     free &= not one.is_alive() or one.stopped.wait(patience)
     two.may_go_on.set()
-    _join(one, two, limit)
+    join(one, two, limit)
     return free and not one.waited and not two.waited
 
 
-def _join(one: Held, two: Held, limit: float) -> None:
+def join(one: Held, two: Held, limit: float) -> None:
     """Waits for both to end; those who wait for each other's locks never will."""
     deadline = time.monotonic() + limit
     step = 0.001

@@ -81,8 +81,8 @@ def get_model(given: str) -> torch.nn.Module:
     module = factory if isinstance(factory, torch.nn.Module) else make("MODEL", given, factory)
     if not isinstance(module, torch.nn.Module):
         raise Problem(
-            f"MODEL, {given}(), returned a {type(module).__name__}. Return the torch.nn.Module that "
-            f"threads share."
+            f"MODEL, {given}(), returned a {type(module).__name__}. Return the torch.nn.Module "
+            f"that threads share."
         )
     try:
         return module.eval()
@@ -115,8 +115,8 @@ def get_requests(given: str, method: str) -> List[Request]:
         raise Problem(
             f"INPUTS, {given}(), returned the same inputs {NUM_INPUTS} times, bit for bit: if "
             f"threads mixed up their calls, nobody could see it. It is called after "
-            f"torch.manual_seed(0) to ({NUM_INPUTS - 1}); draw the inputs with torch.rand() and its "
-            f"like, or return other ones in each call."
+            f"torch.manual_seed(0) to ({NUM_INPUTS - 1}); draw the inputs with torch.rand() and "
+            f"its like, or return other ones in each call."
         )
     return requests
 

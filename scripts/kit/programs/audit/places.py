@@ -14,17 +14,27 @@ _MODULE = torch.nn.Module.__init__.__code__.co_filename
 _ACCESSORS = frozenset({"__getattribute__", "__getattr__", "__setattr__", "__delattr__"})
 
 
+# What torch's own code does is done by who calls it.
+_TORCH = str(Path(torch.__file__).parent.absolute())
+
 # The files whose frames are not a place in somebody's code.
 INSIDE = frozenset({*map(str, _HERE.glob("*.py")), _MODULE})
 
 
 def where(depth: int = 1) -> Place:
-    """The innermost place outside of this program and of `torch.nn.Module`."""
+    """The innermost place outside of this program and of torch, if there is one."""
     frame: Any = sys._getframe(depth)
-    while frame.f_back is not None and (
-        frame.f_code.co_filename in INSIDE or frame.f_code.co_name in _ACCESSORS
-    ):
+    innermost: Any = None
+    while frame is not None:
+        file, name = frame.f_code.co_filename, frame.f_code.co_name
+        if file not in INSIDE and name not in _ACCESSORS:
+            if not file.startswith(_TORCH):
+                return file, frame.f_lineno, name
+            innermost = innermost or frame
+        elif innermost is not None and file != _MODULE and file in INSIDE:
+            break  # the call of the model: there was nothing of the user's in between
         frame = frame.f_back
+    frame = innermost or sys._getframe(depth)
     return frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name
 
 

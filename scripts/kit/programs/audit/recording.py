@@ -90,6 +90,9 @@ class Recorder(Listener):
         """Notes a change."""
         access = self._find(container, key, owner)
         if access is not None:
+            # Adding to a container, or to a tensor, goes on from what is there.
+            is_new = how != slots.IN_PLACE or _method_of(value) in _STARTS_ANEW
+            access.read_first |= not access.writes and not is_new
             access.writes.append(where(3))
             access.values.append(frozen(None if value is slots.UNSET else value, depth=5))
             access.texts.append("none" if value is slots.UNSET else brief(value))
@@ -114,6 +117,14 @@ class Recorder(Listener):
     def written(self) -> List[SlotKey]:
         """The slots that the call changed."""
         return [slot for slot, access in self.accesses.items() if access.writes]
+
+
+_STARTS_ANEW = {"clear", "copy_", "fill_", "zero_"}
+
+
+def _method_of(value: Any) -> str:
+    """The method that made an in-place change; "" if that was none."""
+    return value[0] if isinstance(value, tuple) and value and isinstance(value[0], str) else ""
 
 
 def record(

@@ -223,6 +223,14 @@ class Snapshot:
         self._with_tensors = with_tensors
         self._alive = [(node.value, _alive(node.value)) for node in nodes]
         self.shown = [shallow(node.value, with_tensors) for node in nodes]
+        self._named = [_named(node.value) for node in nodes]
+
+    def changed_attributes(self) -> Iterator[Tuple[Node, str]]:
+        """The attributes of objects that were set or replaced since."""
+        for node, before in zip(self.nodes, self._named):
+            for name, part in _named(node.value).items():
+                if before.get(name) != part:
+                    yield node, name
 
     def changed(self) -> List[Node]:
         """The objects that are different now."""
@@ -231,6 +239,12 @@ class Snapshot:
             for node, before in zip(self.nodes, self.shown)
             if shallow(node.value, self._with_tensors) != before
         ]
+
+
+def _named(value: Any) -> Dict[str, Any]:
+    """The attributes of an object, with what tells whether one was replaced."""
+    held = slots.namespace_of(value) or {}
+    return {name: _item(part) for name, part in held.items()}
 
 
 def _alive(value: Any) -> Any:
@@ -245,6 +259,8 @@ def is_opaque(value: Any) -> bool:
     if isinstance(value, (*_LEAVES, torch.Tensor, torch.nn.Module, *slots.LOCKS)):
         return False
     if isinstance(value, (dict, list, tuple, set, frozenset, collections.deque, type)):
+        return False
+    if type(value) is object:  # a mark, such as "not given"
         return False
     if callable(value) and not isinstance(value, _STATEFUL):
         return False

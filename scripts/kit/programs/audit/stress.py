@@ -67,7 +67,10 @@ def _share(subject: Subject, calls: int, compare: bool) -> Dict[str, Any]:
             except BaseException as error:
                 outcomes[k].append(last_line(error))
 
-    threads = [threading.Thread(target=work, args=(k,), daemon=True) for k in range(THREADS)]
+    threads = [
+        threading.Thread(target=work, args=(k,), name=f"kit-stress-{k}", daemon=True)
+        for k in range(THREADS)
+    ]
     interval = sys.getswitchinterval()
     sys.setswitchinterval(SWITCH_INTERVAL)
     restore = subject.save()

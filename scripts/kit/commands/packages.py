@@ -1,0 +1,65 @@
+"""`packages`: run other people's packages on the released and on the patched PyG."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from kit import environments, packages, pages, releases
+from kit.console import EXIT_CODES, out, print_path, progress, source_of, source_options, table
+from kit.errors import ProofError
+
+
+@click.command("packages", epilog=EXIT_CODES)
+@click.argument("names", metavar="[PACKAGE]...", nargs=-1)
+@source_options
+@click.option(
+    "--torch", default=environments.TORCH, show_default=True, help="The version of torch."
+)
+@click.option("--record", is_flag=True, help="Write what was seen to docs/packages.md.")
+def run_packages(
+    names: tuple[str, ...], torch: str, record: bool, kind: str, git_url: str, offline: bool
+) -> None:
+    """Run other people's packages on the released and on the patched PyG.
+
+    Without a PACKAGE, all that are pinned in scripts/kit/packages.toml: their own tests, or
+    their models, on the releases that they ask for. Installs them on first use, into an
+    environment of their own.
+    """
+    pinned = packages.load()
+    chosen = packages.choose(pinned, names)
+    catalogue = releases.load()
+    outcomes: list[packages.Outcome] = []
+    written: list[Path] = []
+    with progress() as notify:
+        source = source_of(kind, git_url, offline, notify)
+        python = packages.environment(pinned, torch, environments.current_python(), notify)
+        for package in chosen:
+            outcomes += packages.compare(package, catalogue, source, python, notify)
+            if record:  # What is done is kept, however the rest ends.
+                written = _record(outcomes, pinned)
+    _show(outcomes)
+    for file in written:
+        print_path(file)
+    if faults := [each for each in outcomes if each.differ or not each.same]:
+        raise ProofError(" ".join(map(packages.problem, faults)))
+
+
+def _show(outcomes: list[packages.Outcome]) -> None:
+    shown = table("package", "PyG", "ran", right=("same", "failed on both", "skipped", "differ"))
+    for each in outcomes:
+        counts = map(str, (each.same, each.failed, each.skipped, len(each.differ)))
+        shown.add_row(f"{each.package} {each.version}", each.release, each.ran, *counts)
+    out.print(shown)
+
+
+def _record(outcomes: list[packages.Outcome], pinned: list[packages.Package]) -> list[Path]:
+    again = "'scripts/kit.sh packages --record' makes it anew."
+    old = pages.read_data(packages.DATA, again) if packages.DATA.exists() else {"outcomes": []}
+    data = {
+        "stamp": pages.stamp("scripts/kit.sh packages --record"),
+        "outcomes": packages.merge(old["outcomes"], [asdict(each) for each in outcomes], pinned),
+    }
+    return list(
+        pages.write({packages.DATA: pages.dump(data), packages.PAGE: packages.render(data)})
+    )
