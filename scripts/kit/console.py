@@ -26,7 +26,7 @@ Exit codes:
   1    a proof or a validation found a fault
   2    the command line is wrong: an unknown version, series or option
   3    a release could not be downloaded, or is not what its pin says
-  4    the tree, the place for it, or a file in patches/ is not in a state to work on
+  4    the tree, its place, or a file in patches/ is not in a state to work on
   5    this machine lacks something: git, Python 3.10, torch, ...
   130  interrupted; the tree is as it was
 """

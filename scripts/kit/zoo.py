@@ -1,6 +1,7 @@
 """The page of the zoo: what the audit says of models whose truth is known."""
 
 import datetime
+import re
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from collections.abc import Iterable
@@ -13,6 +14,9 @@ from kit.releases import ROOT
 
 # Where the environments of tox leave their results.
 RESULTS = ROOT / "build" / "zoo"
+
+# The models, a file a family.
+MODELS = ROOT / "tests" / "zoo"
 
 PAGE = pages.DOCS / "zoo.md"
 DATA = pages.DOCS / "zoo.json"
@@ -63,11 +67,13 @@ class Zoo:
     Attributes:
         day: The day of the oldest answer, as `YYYY-MM-DD`.
         machine: What the audits ran on, in words.
+        models: How many models the zoo has, those that have not run as well.
         answers: In the order of the zoo.
     """
 
     day: str
     machine: str
+    models: int
     answers: list[Answer]
 
 
@@ -100,7 +106,13 @@ def gather(directory: Path) -> Zoo:
             ) from None
     if not answers:
         raise SourceError(f"{directory} holds no results of the zoo. Run it first: tox run -m zoo.")
-    return Zoo(min(days).isoformat(), pages.machine(), list(answers.values()))
+    return Zoo(min(days).isoformat(), pages.machine(), count_models(), list(answers.values()))
+
+
+def count_models() -> int:
+    """Counts the models of the zoo, by the marks that they begin with."""
+    texts = (file.read_text(encoding="utf-8") for file in MODELS.glob("*.py"))
+    return sum(len(re.findall(r"^@(?:un)?safe\(", text, re.M)) for text in texts)
 
 
 def _answers(environment: str, suite: ElementTree.Element) -> Iterable[Answer]:
@@ -133,8 +145,8 @@ def render(zoo: Zoo) -> str:
         "# What the audit says of models whose truth is known",
         "",
         "Made by `scripts/kit.sh zoo`; nothing here is typed by hand. "
-        f"{len(zoo.answers)} models, each audited as a user would do it, on {zoo.day}, "
-        f"on {zoo.machine}. The data are in [zoo.json](zoo.json).",
+        f"{len(zoo.answers)} of {zoo.models} models, each audited as a user would do it, on "
+        f"{zoo.day}, on {zoo.machine}. The data are in [zoo.json](zoo.json).",
         "",
         "The models are in [tests/zoo](../tests/zoo), a file a family. Whether threads can share "
         "one is known by construction, and checked without the audit: `tests/zoo/truth.py` holds "

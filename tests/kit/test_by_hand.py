@@ -27,14 +27,16 @@ def test_by_hand(tmp_path: Path, patch: Patch) -> None:
     release = next(r for r in CATALOGUE.releases if patch in r.all_patches())
     kind, cache = sources.Kind.SDIST, sources.default_cache()
     source = sources.Source(kind, sources.UPSTREAM, False, cache, lambda message: None)
-    (change,) = patch.changes
+    paths = [change.path for change in patch.changes]
     for command in ("git am", "git apply", "patch -p1"):
         tree = tmp_path / command
         tree.mkdir()
-        sources.extract(release, source, [change.path], tree)
-        assert patching.blob_of(tree / change.path) == change.before
+        sources.extract(release, source, paths, tree)
+        blobs = [(change.before, change.after) for change in patch.changes]
+        before = [patching.blob_of(tree / path) for path in paths]
         take(command, patch, tree)
-        assert patching.blob_of(tree / change.path) == change.after, command
+        after = [patching.blob_of(tree / path) for path in paths]
+        assert list(zip(before, after, strict=True)) == blobs, command
 
 
 def take(command: str, patch: Patch, tree: Path) -> None:

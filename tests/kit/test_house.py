@@ -31,6 +31,11 @@ CORE = {
 
 # What needs no test file of its own: a class an exit code, which every refusal tries.
 WITHOUT_TESTS = {"kit.errors"}
+# The parts of the static reading, which are tried as one: by what is found in a source.
+WITHOUT_TESTS |= {
+    f"kit.audit.{name}"
+    for name in ("classes", "expressions", "kinds", "notes", "reach", "statements")
+}
 
 
 def mapped() -> Iterator[Path]:

@@ -474,12 +474,14 @@ def main(command: str, *arguments: str) -> None:
     torch.set_num_threads(1)
     made = {}
     if command == "all":
-        import conv_suite
-
-        made["conv_suite"] = conv_suite.run()
         groups = json.loads(arguments[0])
+        if "convs" in groups:
+            import conv_suite
+
+            made["conv_suite"] = conv_suite.run()
         for group, function in OBSERVATIONS:
-            for layer in groups[group]:
+            # A group of the name of an observation is for this one alone.
+            for layer in (*groups.get(group, ()), *groups.get(function.__name__, ())):
                 made[f"{function.__name__}:{layer}"] = function(layer)
     else:
         directory, *layers = arguments

@@ -10,6 +10,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     for name in ("pristine", "patched"):
         parser.addoption(f"--{name}", type=Path, help=f"the {name} tree of a PyG release")
     parser.addoption("--quick", action="store_true", help="the few models that stand for the rest")
+    parser.addoption("--packages", action="store_true", help="the models of packages from PyPI")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -23,8 +24,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "entry" in metafunc.fixturenames:
         from zoo import entries
 
-        quick = metafunc.config.getoption("--quick")
-        chosen = [entry for entry in entries.load() if entry.quick or not quick]
+        option = metafunc.config.getoption
+        families = ("packages",) if option("--packages") else entries.FAMILIES
+        chosen = [entry for entry in entries.load(families) if entry.quick or not option("--quick")]
         metafunc.parametrize("entry", chosen, ids=[entry.name for entry in chosen])
 
 

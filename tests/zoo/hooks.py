@@ -29,10 +29,12 @@ class FeatureExtractor(nn.Module):
 
 def _with_hook_in_closure():
     captured = []
+
+    def store(module, args, output):
+        captured.append(output)  # blame HookInClosure
+
     body = nn.Sequential(nn.Linear(8, 8), nn.Tanh())
-    body[0].register_forward_hook(
-        lambda module, args, output: captured.append(output)
-    )  # blame HookInClosure
+    body[0].register_forward_hook(store)
     return body, captured
 
 

@@ -24,18 +24,18 @@ MAX_PAIRS = 150  # of lines, all tried for a pair of requests
 MAX_LINES = 80  # where there are more pairs: so many lines, in even steps
 MAX_BLOCKED = 30  # pairs where one waited for the other one
 PATIENCE = 0.1  # seconds until a thread counts as waiting for the other one
-LIMIT = 3.0  # seconds until both count as hanging
-# Whose lines count: the model's, PyG's, what of torch changes modules for a while, and all
-# else that is installed.
-COUNTED = ("/zoo/", "/torch_geometric/", "/torch/nn/utils/", "/site-packages/")
+LIMIT = 20.0  # seconds until both count as hanging
+# Whose lines count: the model's, PyG's, and what of torch changes modules for a while;
+# of a package from PyPI, those of all that is installed but torch.
+COUNTED = ("/zoo/", "/torch_geometric/", "/torch/nn/utils/", "/torch/fx/interpreter.py")
 NOT_COUNTED = ("/zoo/truth.py", "/zoo/inputs.py", "/zoo/entries.py")
 
 
-def counts(file: str) -> bool:
+def counts(file: str, installed: bool) -> bool:
     """Whether a call is held before the lines of a file."""
-    last = next((part for part in COUNTED if part in file), "")
-    inside_torch = last == "/site-packages/" and "/site-packages/torch/" in file
-    return bool(last) and not inside_torch and not file.endswith(NOT_COUNTED)
+    if any(part in file for part in COUNTED):
+        return not file.endswith(NOT_COUNTED)
+    return installed and "/site-packages/" in file and "/site-packages/torch/" not in file
 
 
 def shown(value: object) -> object:
@@ -60,15 +60,16 @@ def shown(value: object) -> object:
 class Call(threading.Thread):
     """A call of the model that stops before its `stop`-th line; None: nowhere."""
 
-    def __init__(self, function: Callable[[], object], stop: int | None) -> None:
+    def __init__(self, function: Callable[[], object], stop: int | None, installed: bool) -> None:
         super().__init__(daemon=True)
-        self.function, self.stop, self.lines = function, stop, 0
+        self.function, self.stop, self.installed = function, stop, installed
+        self.lines = 0
         self.stopped, self.may_go_on = threading.Event(), threading.Event()
         self.result: object = "hang"
 
     def trace(self, frame: Any, event: str, _: object) -> Any:
         """Counts the lines of the files that matter."""
-        if not counts(frame.f_code.co_filename):
+        if not counts(frame.f_code.co_filename, self.installed):
             return None
         if event == "line" and not self.may_go_on.is_set():
             if self.lines == self.stop:
@@ -130,7 +131,7 @@ class Sharing:
             self.alone(model, 0)
         return model
 
-    def request(self, model: torch.nn.Module, seed: int) -> Callable[[], object]:
+    def call(self, model: torch.nn.Module, seed: int, stop: int | None = None) -> Call:
         """A call, with arguments of its own, since some models change them."""
         names = self.entry.methods or ("forward",)
         name = names[seed % len(names)]
@@ -146,11 +147,11 @@ class Sharing:
             with torch.set_grad_enabled(self.entry.grad):
                 return method(*positional, **keywords)
 
-        return call
+        return Call(call, stop, self.entry.family == "packages")
 
     def alone(self, model: torch.nn.Module, seed: int) -> Call:
         """A call with nobody beside it."""
-        call = Call(self.request(model, seed), None)
+        call = self.call(model, seed)
         call.start()
         call.join()
         return call
@@ -170,8 +171,7 @@ def check(entry: Entry) -> str:
     long = max(call.lines for call in again) > MAX_LINES
     for i, j in ((0, 1), (1, 0)) if long else itertools.permutations(seeds, 2):
         for k, m in pairs((again[i].lines, again[j].lines)):
-            calls = [Call(sharing.request(model, i), k), Call(sharing.request(model, j), m)]
-            ended, blocked = interleaved(*calls)
+            ended, blocked = interleaved(sharing.call(model, i, k), sharing.call(model, j, m))
             waited += blocked
             if "hang" in ended:
                 return "hang"

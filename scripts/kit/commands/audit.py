@@ -148,21 +148,12 @@ def audit(
         _survey_all(catalogue, render, kind, git_url, offline)
     elif model and inputs:
         options = Options(methods, calls, grad, tolerance)
-        user_python = running.user_python(python)
-        _audit_model(
-            catalogue, user_python, (model, inputs), options, allowed, (show_all, json_file)
-        )
+        python = running.user_python(python)
+        _audit_model(catalogue, python, (model, inputs), options, allowed, (show_all, json_file))
     else:
-        if static:
-            torch = ""
-        _audit_layers(
-            catalogue,
-            (version, tree, installed),
-            (python, torch),
-            (kind, git_url, offline),
-            (show_all, json_file),
-            allowed,
-        )
+        which, where = (version, tree, installed), (python, "" if static else torch)
+        source = (kind, git_url, offline)
+        _audit_layers(catalogue, which, where, source, (show_all, json_file), allowed)
 
 
 def _audit_layers(

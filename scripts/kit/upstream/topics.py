@@ -40,7 +40,7 @@ class Topic:
     @property
     def patches(self) -> list[Patch]:
         """What is applied, in order."""
-        return [patch for name in ("fix", "testing", "test") if (patch := self.patch(name))]
+        return [patch for name in ("fix", "test") if (patch := self.patch(name))]
 
     @property
     def all_patches(self) -> list[Patch]:

@@ -9,7 +9,7 @@ from kit.audit.kinds import Kind, Write
 from kit.errors import TreeError
 
 RACE, UNREAD, CACHE, LAZY = Kind.RACE, Kind.UNREAD, Kind.CACHE, Kind.LAZY
-TRAINING, IDEMPOTENT = Kind.TRAINING, Kind.IDEMPOTENT
+TRAINING, IDEMPOTENT, MEMO = Kind.TRAINING, Kind.IDEMPOTENT, Kind.MEMO
 
 Found = list[tuple[str, str, Kind]]
 
@@ -214,6 +214,19 @@ def test_no_write(root: Path, body: str) -> None:
         ("if not self.r:\n    self.a = x\n    self.r = 1\nself.a", [("a", LAZY), ("r", LAZY)]),
         ("if is_uninitialized_parameter(self.w):\n    self.a = x\nself.a", [("a", LAZY)]),
         ("if isinstance(self.w, UninitializedParameter):\n    self.a = x", [("a", LAZY)]),
+        # Items by key: added once, never removed, and made from nothing that changes.
+        ("if x not in self.a:\n    self.a[x] = y\nreturn self.a[x]", [("a", MEMO)]),
+        ("if x in self.a:\n    return self.a[x]\nself.a[x] = y", [("a", MEMO)]),
+        ("b = self.a.get(x)\nif b is None:\n    b = y\n    self.a[x] = b\nreturn b", [("a", MEMO)]),
+        (
+            "try:\n    return self.a[x]\nexcept KeyError:\n    self.a[x] = y\nreturn y",
+            [("a", MEMO)],
+        ),
+        ("if y not in self.a:\n    self.a[x] = y\nreturn self.a[x]", [("a", RACE)]),
+        (
+            "if x not in self.a:\n    self.a.clear()\n    self.a[x] = y\nreturn self.a[x]",
+            [("a", RACE), ("a", RACE)],
+        ),
         # What is reset in every call is no lazy initialisation.
         ("if self.a is None:\n    self.a = x\nself.a = None", [("a", RACE), ("a", RACE)]),
         ("if self.bias is None:\n    self.a = x\nreturn self.a", [("a", RACE)]),

@@ -6,7 +6,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from kit.building import cuda as toolkit
+from kit.building import cuda as builds
 from kit.building.cuda import Cuda, Target
 from kit.environments import Interpreter
 from kit.errors import KitError, ProofError, ToolError, UsageError
@@ -37,17 +37,17 @@ def test_cuda_is_found_behind_a_wrapper(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
     (tmp_path / "packages" / "nvidia" / "cu13" / "include").mkdir(parents=True)
     torch = dataclasses.replace(CUDA_TORCH, site_packages=tmp_path / "packages", gpus=("9.0",) * 2)
-    cuda = toolkit.find_cuda(torch, [])
+    cuda = builds.find_cuda(torch, [])
     assert (cuda.home, cuda.version, cuda.archs) == (home, "13.0", ("9.0",))
     assert cuda.libraries == (tmp_path / "packages" / "nvidia" / "cu13",)
-    variables = toolkit.variables(Target(torch, cuda))
+    variables = builds.variables(Target(torch, cuda))
     assert variables["FORCE_CUDA"] == "1"
     assert variables["TORCH_CUDA_ARCH_LIST"] == "9.0"
     assert variables["CPATH"].endswith("nvidia/cu13/include")
 
 
 def test_a_cpu_build_is_one_where_a_gpu_is_at_hand() -> None:
-    variables = toolkit.variables(TARGET)
+    variables = builds.variables(TARGET)
     assert (variables["FORCE_ONLY_CPU"], variables["FORCE_CUDA"]) == ("1", "0")
 
 
@@ -74,7 +74,7 @@ def test_cuda_refusals(
         make_toolkit(tmp_path / "cuda", toolkit)
     monkeypatch.setenv("CUDA_HOME", str(tmp_path / "cuda"))
     with pytest.raises(error, match=said):
-        toolkit.find_cuda(torch, archs)
+        builds.find_cuda(torch, archs)
 
 
 @pytest.mark.parametrize(
@@ -115,9 +115,9 @@ def test_check_cuda_wheel(
         archive.writestr("tiny/__init__.py", "")
     cuda = Cuda(home, "13.0", tuple(archs), (), home / "bin" / "cuobjdump")
     if said is None:
-        assert f"1 of {len(objects)} objects hold device code" in toolkit.check_cuda_wheel(
+        assert f"1 of {len(objects)} objects hold device code" in builds.check_cuda_wheel(
             wheel, cuda
         )
     else:
         with pytest.raises(ProofError, match=said):
-            toolkit.check_cuda_wheel(wheel, cuda)
+            builds.check_cuda_wheel(wheel, cuda)

@@ -36,7 +36,7 @@ def test_prepare(build: Path, main: Path, tmp_path: Path, name: str) -> None:
     assert set(changed) == {
         "CHANGELOG.md",
         topic.tests[0],
-        *((c.path for c in fix.changes) if fix else ()),
+        *(change.path for patch in topic.patches for change in patch.changes),
     }
     for change in fix.changes if fix else ():
         assert git("rev-parse", f"{topic.branch}:{change.path}", cwd=main).strip() == change.after

@@ -1,0 +1,215 @@
+"""The verdict: each word, each cause, and the conditions of what is safe."""
+
+from typing import Any
+
+import pytest
+from kit.audit.verdict import Cause, Word, is_allowed, judge
+
+STRESS = {
+    **{"threads": 8, "seconds": 1.5, "calls": 800, "right": 800, "crashed": 0},
+    **{"silently_wrong": 0, "hung": 0, "errors": [], "died": None, "compared": True},
+}
+
+
+def report_of(**changes: Any) -> dict[str, Any]:
+    """What the program says of a model that writes nothing, but for some changes."""
+    return {
+        **{"python": "3.11", "torch": "2.13", "torch_geometric": None, "gil": True},
+        **{"requests": 4, "methods": ["forward"], "modules": 3, "classes": [], "lazy": False},
+        **{"grad": False, "tolerance": 0.0, "one_shape": False, "compiled": False, "notes": []},
+        **{"arguments": {"changed": False, "shared": False}, "scripted": [], "writes": []},
+        **{"graph_breaks": False, "first_calls_differ": False, "locks": [], "unwatched": []},
+        **{"explored": {"points": 40, "left_out": 0, "reason": "", "blamed": []}},
+        **{"ran_lines": {}, "nondeterministic": False, "carried": False, "random": []},
+        **{"watched": {"functions": 9, "files": ["own.py"], "modules": 3}, "static": []},
+        **{"unread": [], "installed": None, "stress": STRESS},
+        **changes,
+    }
+
+
+def write_of(verdict: str, **changes: Any) -> dict[str, Any]:
+    """A write of `Own.mean` with a verdict."""
+    return {
+        **{"submodule": "", "class": "Own", "attribute": "mean", "how": "assignment"},
+        **{"written": [["own.py", 5, "forward"]], "read": [["own.py", 7, "forward"]]},
+        **{"read_back": True, "read_first": False, "others": [], "first_call_only": False},
+        **{"depends_on_input": False, "interleaved": None, "verdict": verdict, "same": False},
+        **{"reason": "because", "kind": ""},
+        **changes,
+    }
+
+
+def source_of(**changes: Any) -> dict[str, Any]:
+    """What the source can write, and the run has not written."""
+    return {
+        **{"class": "Own", "attribute": "mean", "kind": "race", "reason": "", "ran": False},
+        **{"written": ["own.py:9"], "conditional": True},
+        **changes,
+    }
+
+
+CHANGE = {
+    **{"submodule": "conv", "class": "TransformerConv", "attribute": "_alpha"},
+    **{"file": "torch_geometric/nn/conv/transformer_conv.py", "line": 238, "conditional": False},
+}
+EXPLORED = {"points": 3, "left_out": 0, "reason": "so", "blamed": [["own.py", 4, "forward"]]}
+THING = {"what": "object", "name": "Own.numbers", "kind": "generator", "why": "x", "where": ""}
+
+
+@pytest.mark.parametrize(
+    "changes, cause, said",
+    [
+        ({"writes": [write_of("confirmed")]}, Cause.MIXED_UP, "take each other's Own.mean"),
+        ({"writes": [write_of("with others")]}, Cause.MIXED_UP, "Own.mean among them"),
+        (
+            {"writes": [write_of("carried")], "carried": True, "nondeterministic": True},
+            Cause.CARRIED,
+            "as another call has left it",
+        ),
+        ({"first_calls_differ": True}, Cause.FIRST_CALL, "which call came first"),
+        (
+            {"locks": [{"places": ["own.py:3 (f)", "own.py:5 (f)"], "hung": True}]},
+            Cause.DEADLOCK,
+            "wait for each other's lock forever: own.py:3 (f) and own.py:5 (f)",
+        ),
+        ({"scripted": [CHANGE]}, Cause.NO_GIL, "without Python's lock"),
+        ({"explored": EXPLORED}, Cause.WRONG, "just before are own.py:4"),
+        ({"stress": {**STRESS, "silently_wrong": 2}}, Cause.WRONG, "2 of 800 calls"),
+        (
+            {"stress": {**STRESS, "crashed": 1, "errors": ["KeyError: 5"]}},
+            Cause.CRASHED,
+            "raised an error: KeyError: 5",
+        ),
+        ({"stress": {**STRESS, "hung": 8}}, Cause.HUNG, "8 of 8 threads never came back"),
+        ({"stress": {**STRESS, "died": "SIGSEGV"}}, Cause.DIED, "died of SIGSEGV"),
+        ({"arguments": {"changed": True, "shared": True}}, Cause.ARGUMENTS, "inputs share"),
+    ],
+)
+def test_not_safe(changes: dict[str, Any], cause: Cause, said: str) -> None:
+    verdict = judge(report_of(**changes))
+    assert (verdict.word, verdict.word.exit_code) == (Word.NOT_SAFE, 1)
+    assert cause in [reason.cause for reason in verdict.reasons]
+    assert said in " ".join(reason.text for reason in verdict.reasons)
+
+
+@pytest.mark.parametrize(
+    "changes, cause, said",
+    [
+        (
+            {"nondeterministic": True, "random": ["torch"]},
+            Cause.RANDOM,
+            "draw random numbers (torch)",
+        ),
+        ({"nondeterministic": True}, Cause.RANDOM, "the cause is not known"),
+        ({"unwatched": [THING]}, Cause.UNWATCHED, "Own.numbers, a generator"),
+        ({"writes": [write_of("not forced")]}, Cause.UNTRIED, "Own.mean: because"),
+        (
+            {"writes": [write_of("first call", first_call_only=True, depends_on_input=True)]},
+            Cause.UNTRIED,
+            "inputs of another size",
+        ),
+        (
+            {"writes": [write_of("first call", first_call_only=True, kind="race")]},
+            Cause.UNTRIED,
+            "inputs of another size",
+        ),
+        (
+            {"writes": [write_of("refuted", same=True, kind="race")]},
+            Cause.UNREACHED,
+            "every call wrote the same value on these inputs",
+        ),
+        ({"static": [source_of()]}, Cause.UNREACHED, "(own.py:9), and these calls did not"),
+        ({"scripted": [{**CHANGE, "conditional": True}]}, Cause.UNREACHED, "TorchScript"),
+        (
+            {"writes": [write_of("confirmed", submodule="_orig_mod.conv")], "compiled": True},
+            Cause.UNWATCHED,
+            "compiled into one graph",
+        ),
+    ],
+)
+def test_not_shown(changes: dict[str, Any], cause: Cause, said: str) -> None:
+    verdict = judge(report_of(**changes))
+    assert (verdict.word, verdict.word.exit_code) == (Word.NOT_SHOWN, 1)
+    assert [reason.cause for reason in verdict.reasons] == [cause]
+    assert said in verdict.reasons[0].text
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"writes": [write_of("refuted", same=True)]},
+        {"writes": [write_of("refuted", blocked=4)]},
+        {"writes": [write_of("first call", first_call_only=True)]},
+        # An item that is added under a check that its key is not there.
+        {
+            "writes": [
+                write_of(
+                    "first call",
+                    first_call_only=True,
+                    depends_on_input=True,
+                    kind="cache by key",
+                )
+            ]
+        },
+        {"locks": [{"places": ["a (f)", "b (f)"], "hung": False}]},
+        {"static": [source_of(kind="training only")]},
+        {"static": [source_of(ran=True)]},
+        # No call decides whether it is written, and none has written it.
+        {"static": [source_of(conditional=False)]},
+    ],
+)
+def test_safe(changes: dict[str, Any]) -> None:
+    verdict = judge(report_of(**changes))
+    assert (verdict.word, verdict.word.exit_code, verdict.reasons) == (Word.SAFE, 0, ())
+
+
+@pytest.mark.parametrize(
+    "changes, condition",
+    [
+        ({"lazy": True}, "one call is made before threads share it"),
+        (
+            {"writes": [write_of("first call", first_call_only=True)]},
+            "the first one writes `Own.mean`",
+        ),
+        ({"writes": [write_of("not read back")]}, "nobody reads `Own.mean` after a call"),
+        ({"arguments": {"changed": True, "shared": False}}, "callers do not share"),
+        ({"writes": [write_of("refuted")]}, "calls are like these: each one writes `Own.mean`"),
+        ({"compiled": True}, "compiled for the shapes of all requests"),
+        (
+            {"classes": [{"class": "MessagePassing", "module": "", "file": None}]},
+            "nobody explains it meanwhile",
+        ),
+    ],
+)
+def test_conditions(changes: dict[str, Any], condition: str) -> None:
+    verdict = judge(report_of(**changes))
+    assert verdict.word is Word.SAFE
+    assert any(condition in each for each in verdict.conditions), verdict.conditions
+
+
+def test_what_it_rests_on() -> None:
+    forced = write_of("refuted", interleaved={"calls": 12})
+    basis = judge(report_of(writes=[forced], methods=["encode", "decode"])).basis
+    for said in ("encode(), decode() of 4 requests", "3 modules", "12 calls forced", "in 1.5 s"):
+        assert said in basis
+
+
+@pytest.mark.parametrize("allowed", ["Own.mean", "Own.*"])
+def test_allowed(allowed: str) -> None:
+    report = report_of(writes=[write_of("confirmed")])
+    verdict = judge(report, {allowed})
+    assert (verdict.word, verdict.allowed) == (Word.SAFE, ("Own.mean",))
+    # What went wrong beside it still counts.
+    wrong = {**report, "stress": {**STRESS, "silently_wrong": 1}}
+    assert judge(wrong, {allowed}).word is Word.NOT_SAFE
+    assert judge(report, {"Own.other", "Other.*"}).word is Word.NOT_SAFE
+
+
+def test_nothing_without_a_name_is_allowed() -> None:
+    assert not is_allowed("", {"", ".*"})
+
+
+def test_the_gravest_comes_first() -> None:
+    verdict = judge(report_of(unwatched=[THING], writes=[write_of("confirmed")]))
+    assert [reason.cause for reason in verdict.reasons] == [Cause.MIXED_UP, Cause.UNWATCHED]
