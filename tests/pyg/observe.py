@@ -127,6 +127,22 @@ def jit(layer: str) -> Any:
     return seen
 
 
+@of("convs")
+def scripted_state(layer: str) -> Any:
+    """Whether a call in TorchScript leaves an attribute as it is that threads would share."""
+
+    def call() -> bool:
+        inputs = get_inputs(layer)
+        script = scripted(layer, get_conv(layer), inputs, "Tensor", has_weights(layer))
+        conv = script.conv if VERSION >= (2, 5) else script.func
+        assert conv._alpha is None  # No other layer has it.
+        conv._alpha = marker = torch.full((3,), 7.0)
+        script(**inputs)
+        return conv._alpha is not None and torch.equal(conv._alpha, marker)
+
+    return observed(call)
+
+
 def scripted(layer: str, conv: Any, inputs: dict[str, Any], form: str, with_weights: bool) -> Any:
     """Scripts a layer as the release's users do."""
     result = "Tensor"
@@ -421,22 +437,6 @@ def state(layer: str) -> Any:
         "unchanged": len(shown) > 2 and all(each == shown[0] for each in shown),
         "methods": [getattr(method, "__module__", None) for method in methods],
     }
-
-
-@of("convs")
-def scripted_state(layer: str) -> Any:
-    """Whether a call in TorchScript leaves an attribute as it is that threads would share."""
-
-    def call() -> bool:
-        inputs = get_inputs(layer)
-        script = scripted(layer, get_conv(layer), inputs, "Tensor", has_weights(layer))
-        conv = script.conv if VERSION >= (2, 5) else script.func
-        assert conv._alpha is None  # No other layer has it.
-        conv._alpha = marker = torch.full((3,), 7.0)
-        script(**inputs)
-        return conv._alpha is not None and torch.equal(conv._alpha, marker)
-
-    return observed(call)
 
 
 def without_fusion() -> None:
