@@ -127,6 +127,9 @@ def _in_child(subject: Subject, calls: int, compare: bool) -> Dict[str, Any]:
         with contextlib.suppress(BaseException):
             os.close(reader)
             faulthandler.disable()
+            # The first thread that needs torch's pool makes it anew after a fork; of several
+            # at once, some find none.
+            torch.set_num_threads(1)
             result = _share(subject, calls, compare)
             with os.fdopen(writer, "w") as stream:
                 stream.write(json.dumps(result))
