@@ -123,9 +123,10 @@ class Audit:
                 "The calls of the model returned nothing to compare: return tensors, numbers "
                 "or strings, or tuples, lists and dictionaries of them."
             )
-        # In another order, such that what one call leaves to the next one shows.
-        again = [self._with_chance(i) for i in reversed(self.indices)][::-1]
-        self.is_deterministic = all(subject.is_right(i, again[i]) for i in self.indices)
+        # In other orders, such that what one call leaves to the next one shows.
+        orders = [*reversed(self.indices), *(i for i in self.indices for _ in range(2))]
+        again = [(i, self._with_chance(i)) for i in orders]
+        self.is_deterministic = all(subject.is_right(i, result) for i, result in again)
         return {"changed": changed, "shared": shared}
 
     def _with_chance(self, i: int) -> Any:
@@ -224,7 +225,11 @@ class Audit:
                 opaque.update(recorder.opaque)
             changed = before.changed() if before is not None else []
         if self.is_deterministic and not all(subject.is_right(i, r) for i, r in results):
-            raise Problem("The model computes something else while its code is watched.")
+            with self.watched.paused():
+                again = [self._seeded(i) for i in self.indices]
+            if all(subject.is_right(i, again[i]) for i in self.indices):
+                raise Problem("The model computes something else while its code is watched.")
+            self.is_deterministic = False
         unwatched = describing.unwatched(self.by_id, self.watched, opaque)
         return [*unwatched, *describing.changed_unseen(self.traced, changed)]
 

@@ -4,6 +4,7 @@ import builtins
 import collections
 import operator
 import sys
+from collections.abc import Iterator
 from typing import Any, Callable, Dict, Optional
 
 import torch
@@ -213,9 +214,19 @@ def method(owner: Any, name: str) -> Any:
         return getattr(owner, name)
     if isinstance(owner, LOCKS):
         return lock_method(listener, owner, name)
+    if isinstance(owner, Iterator) and name in ("send", "throw", "__next__"):
+        return lambda *args: _go_on(listener, owner, lambda: getattr(owner, name)(*args))
     if name in ("__setattr__", "__delattr__"):
         return _Setter(listener, owner, name)
     return _read(listener, owner, name, UNSET)
+
+
+def _go_on(listener: Listener, iterator: Any, step: Callable[[], Any]) -> Any:
+    """A step of an iterator: from where it was to where it is next."""
+    listener.reading(iterator, CONTENT, iterator)
+    result = step()
+    listener.wrote(iterator, CONTENT, iterator, result, IN_PLACE)
+    return result
 
 
 class _Change:
@@ -317,9 +328,7 @@ def _vars(listener: Listener) -> Any:
 
 def _next(listener: Listener) -> Any:
     def advance(*args: Any) -> Any:
-        result = next(*args)
-        listener.wrote(args[0], CONTENT, args[0], result, IN_PLACE)
-        return result
+        return _go_on(listener, args[0], lambda: next(*args))
 
     return advance
 
