@@ -50,6 +50,7 @@ class Audit:
         self.by_id: Dict[int, state.Node] = {}
         self.inputs = [shown_arguments(request) for request in subject.requests]
         self.notes: List[str] = []
+        self.uncompared: List[str] = []  # the types in results that cannot be compared
         self.random: Set[str] = set()
         self.is_deterministic = True
         self.is_carried = False
@@ -89,6 +90,7 @@ class Audit:
             carried=self.is_carried,
             random=sorted(self.random),
             notes=self.notes,
+            uncompared=self.uncompared,
             watched={
                 "functions": len(self.watched.functions),
                 "files": sorted(self.watched.files),
@@ -118,7 +120,8 @@ class Audit:
             subject.copies = True
         subject.results = [self._with_chance(i) for i in self.indices]
         shown = [subject.tolerance.shown(result) for result in subject.results]
-        if not any(map(holds_something, shown)):
+        self.uncompared = sorted(set().union(*map(opaque_kinds, shown)) - {"NoneType"})
+        if not self.uncompared and not any(map(holds_something, shown)):
             raise Problem(
                 "The calls of the model returned nothing to compare: return tensors, numbers "
                 "or strings, or tuples, lists and dictionaries of them."
@@ -142,11 +145,6 @@ class Audit:
         if self.is_deterministic and len(set(map(repr, shown))) == 1:
             self.notes.append(
                 "Every request has the same result: a mix-up of results cannot be seen."
-            )
-        kinds = sorted(set().union(*map(opaque_kinds, shown)) - {"NoneType"})
-        if kinds:
-            self.notes.append(
-                "Parts of the results cannot be compared: {}.".format(", ".join(kinds))
             )
 
     # Tracing.
