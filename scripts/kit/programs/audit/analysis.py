@@ -74,7 +74,7 @@ class Audit:
         }
         plain = subject.results
         try:
-            with without_compiler():
+            with without_compiler(), listening.following_pools():
                 result.update(self._trace_and_force())
         finally:
             self.watched.restore()
@@ -274,6 +274,10 @@ class Audit:
             return {"verdict": "not read back", "reason": reason, "same": bool(same)}
         if same:
             return {"verdict": "refuted", "reason": same, "same": True}
+        threads = set().union(*(access.threads for access in there))
+        if len(threads) == 1 and not threads & (listening.pooled | {listening.ident()}):
+            reason = "one thread of the model's own does all that; calls hand it their work"
+            return {"verdict": "refuted", "reason": reason, "same": False, "blocked": 1}
         if not self.is_deterministic:
             return self._examine_chance(there)
         forced = interleaving.force(self.subject, accesses, deadline)
