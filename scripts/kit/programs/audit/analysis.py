@@ -15,6 +15,7 @@ from . import (
     describing,
     exploring,
     interleaving,
+    listening,
     recording,
     scripted,
     state,
