@@ -172,6 +172,7 @@ def report_of_death(died: ProgramDied) -> dict[str, Any]:
             "scripted": [],
             "writes": [],
             "graph_breaks": False,
+            "uncompared": [],
         },
         **{"first_calls_differ": False, "locks": [], "explored": None, "unwatched": []},
         **{"ran_lines": {}, "stress": stress, "nondeterministic": False, "carried": False},

@@ -254,6 +254,9 @@ def _of_what_was_not_seen(report: Mapping[str, Any]) -> Iterator[Reason]:
         yield Reason(
             Cause.CARRIED, "What a call returns depends on the calls before it, in one thread, too."
         )
+    if report["uncompared"]:
+        kinds = ", ".join(report["uncompared"])
+        yield Reason(Cause.UNWATCHED, f"Results hold what cannot be compared: {kinds}.")
     for thing in report["unwatched"]:
         kind = f", a {thing['kind']}" if thing["kind"] else ""
         yield Reason(Cause.UNWATCHED, f"{thing['name']}{kind}: {thing['why']}.", thing["name"])

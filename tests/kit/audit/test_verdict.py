@@ -18,7 +18,13 @@ def report_of(**changes: Any) -> dict[str, Any]:
         **{"requests": 4, "methods": ["forward"], "modules": 3, "classes": [], "lazy": False},
         **{"grad": False, "tolerance": 0.0, "one_shape": False, "compiled": False, "notes": []},
         **{"arguments": {"changed": False, "shared": False}, "scripted": [], "writes": []},
-        **{"graph_breaks": False, "first_calls_differ": False, "locks": [], "unwatched": []},
+        **{
+            "graph_breaks": False,
+            "uncompared": [],
+            "first_calls_differ": False,
+            "locks": [],
+            "unwatched": [],
+        },
         **{"explored": {"points": 40, "left_out": 0, "reason": "", "blamed": []}},
         **{"ran_lines": {}, "nondeterministic": False, "carried": False, "random": []},
         **{"watched": {"functions": 9, "files": ["own.py"], "modules": 3}, "static": []},
@@ -102,6 +108,7 @@ def test_not_safe(changes: dict[str, Any], cause: Cause, said: str) -> None:
         ),
         ({"nondeterministic": True}, Cause.RANDOM, "the cause is not known"),
         ({"unwatched": [THING]}, Cause.UNWATCHED, "Own.numbers, a generator"),
+        ({"uncompared": ["generator"]}, Cause.UNWATCHED, "cannot be compared: generator"),
         ({"writes": [write_of("not forced")]}, Cause.UNTRIED, "Own.mean: because"),
         (
             {"writes": [write_of("first call", first_call_only=True, depends_on_input=True)]},

@@ -15,6 +15,7 @@ from . import (
     describing,
     exploring,
     interleaving,
+    listening,
     recording,
     scripted,
     state,
@@ -50,6 +51,7 @@ class Audit:
         self.by_id: Dict[int, state.Node] = {}
         self.inputs = [shown_arguments(request) for request in subject.requests]
         self.notes: List[str] = []
+        self.uncompared: List[str] = []  # the types in results that cannot be compared
         self.random: Set[str] = set()
         self.is_deterministic = True
         self.is_carried = False
@@ -73,7 +75,7 @@ class Audit:
         }
         plain = subject.results
         try:
-            with without_compiler():
+            with without_compiler(), listening.following_pools():
                 result.update(self._trace_and_force())
         finally:
             self.watched.restore()
@@ -89,6 +91,7 @@ class Audit:
             carried=self.is_carried,
             random=sorted(self.random),
             notes=self.notes,
+            uncompared=self.uncompared,
             watched={
                 "functions": len(self.watched.functions),
                 "files": sorted(self.watched.files),
@@ -118,14 +121,16 @@ class Audit:
             subject.copies = True
         subject.results = [self._with_chance(i) for i in self.indices]
         shown = [subject.tolerance.shown(result) for result in subject.results]
-        if not any(map(holds_something, shown)):
+        self.uncompared = sorted(set().union(*map(opaque_kinds, shown)) - {"NoneType"})
+        if not self.uncompared and not any(map(holds_something, shown)):
             raise Problem(
                 "The calls of the model returned nothing to compare: return tensors, numbers "
                 "or strings, or tuples, lists and dictionaries of them."
             )
-        # In another order, such that what one call leaves to the next one shows.
-        again = [self._with_chance(i) for i in reversed(self.indices)][::-1]
-        self.is_deterministic = all(subject.is_right(i, again[i]) for i in self.indices)
+        # In other orders, such that what one call leaves to the next one shows.
+        orders = [*reversed(self.indices), *(i for i in self.indices for _ in range(2))]
+        again = [(i, self._with_chance(i)) for i in orders]
+        self.is_deterministic = all(subject.is_right(i, result) for i, result in again)
         return {"changed": changed, "shared": shared}
 
     def _with_chance(self, i: int) -> Any:
@@ -141,11 +146,6 @@ class Audit:
         if self.is_deterministic and len(set(map(repr, shown))) == 1:
             self.notes.append(
                 "Every request has the same result: a mix-up of results cannot be seen."
-            )
-        kinds = sorted(set().union(*map(opaque_kinds, shown)) - {"NoneType"})
-        if kinds:
-            self.notes.append(
-                "Parts of the results cannot be compared: {}.".format(", ".join(kinds))
             )
 
     # Tracing.
@@ -224,7 +224,11 @@ class Audit:
                 opaque.update(recorder.opaque)
             changed = before.changed() if before is not None else []
         if self.is_deterministic and not all(subject.is_right(i, r) for i, r in results):
-            raise Problem("The model computes something else while its code is watched.")
+            with self.watched.paused():
+                again = [self._seeded(i) for i in self.indices]
+            if all(subject.is_right(i, again[i]) for i in self.indices):
+                raise Problem("The model computes something else while its code is watched.")
+            self.is_deterministic = False
         unwatched = describing.unwatched(self.by_id, self.watched, opaque)
         return [*unwatched, *describing.changed_unseen(self.traced, changed)]
 
@@ -271,6 +275,10 @@ class Audit:
             return {"verdict": "not read back", "reason": reason, "same": bool(same)}
         if same:
             return {"verdict": "refuted", "reason": same, "same": True}
+        threads = set().union(*(access.threads for access in there))
+        if len(threads) == 1 and not threads & (listening.pooled | {listening.ident()}):
+            reason = "one thread of the model's own does all that; calls hand it their work"
+            return {"verdict": "refuted", "reason": reason, "same": False, "blocked": 1}
         if not self.is_deterministic:
             return self._examine_chance(there)
         forced = interleaving.force(self.subject, accesses, deadline)

@@ -12,7 +12,7 @@ from typing import Any, Dict, List, Optional, Tuple
 
 from . import code
 from .calls import Subject
-from .interleaving import END, RIGHT, WRONG, Held, join
+from .interleaving import END, RIGHT, WRONG, Held, join, restore_after
 from .places import Place, shown_file, shown_place
 
 USUAL_POINTS, MANY_POINTS = 24, 400  # for each pair of requests
@@ -201,7 +201,7 @@ def _try(subject: Subject, i: int, j: int, ordinal: int, stop: Optional[int]) ->
         one.stopped.wait(subject.limit / 20)
     two.may_go_on.set()
     join(one, two, subject.limit)
-    restore()
+    restore_after((one, two), restore)
     for number, thread in ((1, one), (2, two)):
         if thread.outcome != RIGHT:
             what = thread.outcome.replace(WRONG, "a silently wrong result")

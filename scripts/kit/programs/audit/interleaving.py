@@ -3,7 +3,7 @@
 import dataclasses
 import threading
 import time
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from . import listening, slots
 from .calls import Subject
@@ -166,6 +166,12 @@ def join(one: Held, two: Held, limit: float) -> None:
             return
 
 
+def restore_after(threads: Sequence[Held], restore: Callable[[], None]) -> None:
+    """Restores the model if a call has failed: a call that ended well has left it as it wants."""
+    if any(thread.outcome != RIGHT for thread in threads):
+        restore()
+
+
 def count(outcomes: List[str]) -> Dict[str, int]:
     """Counts how calls ended."""
     right, wrong, hung = (outcomes.count(each) for each in (RIGHT, WRONG, HUNG))
@@ -312,7 +318,7 @@ def _run(
     threads = [Held(subject, requests[k], slots[k], points[k], alone) for k in (0, 1)]
     free = interleave(threads[0], threads[1], hurry=forced.blocked > 0)
     forced.blocked += not free
-    restore()
+    restore_after(threads, restore)
     return threads
 
 
@@ -339,5 +345,5 @@ def force_locks(
     threads = [Held(subject, requests[k], (id(locks[k]), None), (LOCK, 0), False) for k in (0, 1)]
     restore = subject.save()
     interleave(threads[0], threads[1], hurry=True)
-    restore()
+    restore_after(threads, restore)
     return threads

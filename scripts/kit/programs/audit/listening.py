@@ -1,14 +1,25 @@
 """Who hears of what a thread does: of slots that it reads and changes, and of its locks."""
 
+import concurrent.futures
 import contextlib
 import threading
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Set, Tuple
 
 from .slots import LOCKS, UNSET
 
 # Who is told of what a thread does, by the thread's identifier.
 listeners: Dict[int, "Listener"] = {}
 ident = threading.get_ident
+# Who is told of what all other threads do, such as workers of the model's own: the last one.
+_everyone: List["Listener"] = []
+# The threads of pools with several workers: any of them may run the next call.
+pooled: Set[int] = set()
+
+
+def current() -> Optional["Listener"]:
+    """Who is told of what this thread does."""
+    listener = listeners.get(ident())
+    return listener if listener is not None or not _everyone else _everyone[-1]
 
 
 class Listener:
@@ -45,21 +56,57 @@ class Abandoned(BaseException):
 
 
 @contextlib.contextmanager
-def listening(listener: Listener) -> Iterator[Listener]:
-    """Tells a listener of what this thread does."""
+def listening(listener: Listener, to_all: bool = False) -> Iterator[Listener]:
+    """Tells a listener of what this thread does, and what it hands to workers of a pool.
+
+    Args:
+        listener: Who is told.
+        to_all: Whether it is told of threads that nobody else listens to as well.
+    """
+    before = listeners.get(ident())
     listeners[ident()] = listener
+    if to_all:
+        _everyone.append(listener)
     try:
         yield listener
     finally:
-        listeners.pop(ident(), None)
+        if before is None:
+            listeners.pop(ident(), None)
+        else:
+            listeners[ident()] = before
+        if to_all:
+            _everyone.remove(listener)
 
 
-# Locks.
+@contextlib.contextmanager
+def following_pools() -> Iterator[None]:
+    """Lets the workers of thread pools be listened to as those who hand them work."""
+    pool = concurrent.futures.ThreadPoolExecutor
+    submit = pool.submit
+
+    def follow(executor: Any, function: Any, *args: Any, **kwargs: Any) -> Any:
+        listener = listeners.get(ident())
+        if listener is None:
+            return submit(executor, function, *args, **kwargs)
+
+        def run(*given: Any, **named: Any) -> Any:
+            if executor._max_workers > 1:
+                pooled.add(ident())
+            with listening(listener):
+                return function(*given, **named)
+
+        return submit(executor, run, *args, **kwargs)
+
+    pool.submit = follow  # type: ignore[method-assign,assignment,unused-ignore]
+    try:
+        yield
+    finally:
+        pool.submit = submit  # type: ignore[method-assign,unused-ignore]
 
 
 def enter(value: Any) -> Any:
     """The context manager of a `with`."""
-    listener = listeners.get(ident())
+    listener = current()
     if listener is None or not isinstance(value, LOCKS):
         return value
     return _Entered(listener, value)

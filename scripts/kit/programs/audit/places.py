@@ -11,7 +11,6 @@ Place = Tuple[str, int, str]  # file, line, function
 
 _HERE = Path(__file__).parent
 _MODULE = torch.nn.Module.__init__.__code__.co_filename
-_ACCESSORS = frozenset({"__getattribute__", "__getattr__", "__setattr__", "__delattr__"})
 
 
 # What torch's own code does is done by who calls it.
@@ -27,11 +26,11 @@ def where(depth: int = 1) -> Place:
     innermost: Any = None
     while frame is not None:
         file, name = frame.f_code.co_filename, frame.f_code.co_name
-        if file not in INSIDE and name not in _ACCESSORS:
+        if file not in INSIDE:
             if not file.startswith(_TORCH):
                 return file, frame.f_lineno, name
             innermost = innermost or frame
-        elif innermost is not None and file != _MODULE and file in INSIDE:
+        elif innermost is not None and file != _MODULE:
             break  # the call of the model: there was nothing of the user's in between
         frame = frame.f_back
     frame = innermost or sys._getframe(depth)

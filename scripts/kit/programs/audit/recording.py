@@ -36,6 +36,7 @@ class Access:
         values: What is written, as `frozen` shows it.
         texts: The same in a few words.
         how: In what ways it is changed.
+        threads: The threads that do, by their identifiers.
         read_first: Whether the call reads it before it changes it.
         read_back: Whether the call reads it after it has changed it.
     """
@@ -48,6 +49,7 @@ class Access:
     values: List[Any] = dataclasses.field(default_factory=list)
     texts: List[str] = dataclasses.field(default_factory=list)
     how: List[str] = dataclasses.field(default_factory=list)
+    threads: Set[int] = dataclasses.field(default_factory=set)
     read_first: bool = False
     read_back: bool = False
 
@@ -82,6 +84,7 @@ class Recorder(Listener):
         access = self._find(container, key, owner)
         if access is not None:
             access.reads.append(where(3))
+            access.threads.add(listening.ident())
             access.read_back |= bool(access.writes)
             access.read_first |= not access.writes
         return slots.UNSET
@@ -94,6 +97,7 @@ class Recorder(Listener):
             is_new = how != slots.IN_PLACE or _method_of(value) in _STARTS_ANEW
             access.read_first |= not access.writes and not is_new
             access.writes.append(where(3))
+            access.threads.add(listening.ident())
             access.values.append(frozen(None if value is slots.UNSET else value, depth=5))
             access.texts.append("none" if value is slots.UNSET else brief(value))
             access.how.append(how)
@@ -132,7 +136,7 @@ def record(
 ) -> Tuple[Any, Recorder]:
     """Answers a request, and returns the result and what the call accessed."""
     recorder = Recorder(storages)
-    with listening.listening(recorder):
+    with listening.listening(recorder, to_all=True):
         result = subject.alone(i, module)
     return result, recorder
 

@@ -5,6 +5,7 @@ also write the same reference count, whatever the values are. The code of a scri
 is at hand as a graph, so nothing needs to be met by luck.
 """
 
+import linecache
 import re
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
@@ -60,15 +61,17 @@ def _graphs_of(module: Any, methods: List[str]) -> List[Any]:
 
 
 def _changes(block: Any, module: Any, conditions: List[Any]) -> Iterator[Dict[str, Any]]:
+    before = None  # the last node that has a place
     for node in block.nodes():
         kind = node.kind()
         inputs = list(node.inputs())
+        before = node if _LOCATION.search(node.sourceRange()) else before
         if kind == "prim::SetAttr":
-            yield _change(node, module, _path_of(inputs[0]), node.s("name"), conditions)
+            yield _change((node, before), module, _path_of(inputs[0]), node.s("name"), conditions)
         elif kind in _LIST_CHANGES or re.match(r"aten::[a-z]\w*[a-z0-9]_$", kind):
             path = _path_of(inputs[0])
             if path:
-                yield _change(node, module, path[:-1], path[-1], conditions)
+                yield _change((node, before), module, path[:-1], path[-1], conditions)
         for n, inner in enumerate(node.blocks()):
             if kind != "prim::If":
                 yield from _changes(inner, module, conditions)
@@ -134,7 +137,7 @@ def _path_of(value: Any) -> Optional[List[str]]:
 
 
 def _change(
-    node: Any,
+    nodes: Tuple[Any, Any],
     module: Any,
     path: Optional[List[str]],
     name: str,
@@ -143,12 +146,28 @@ def _change(
     owner: Any = module
     for part in path or []:
         owner = getattr(owner, part, owner)
-    match = _LOCATION.search(node.sourceRange())
+    file, line = _place_of(nodes, name)
     return {
         "submodule": ".".join(path or []),
         "class": getattr(owner, "original_name", type(owner).__name__),
         "attribute": name,
-        "file": shown_file(match.group(1)) if match else None,
-        "line": int(match.group(2)) if match else None,
+        "file": file and shown_file(file),
+        "line": line,
         "conditional": bool(conditions),
     }
+
+
+def _place_of(nodes: Tuple[Any, Any], name: str) -> Tuple[Optional[str], Optional[int]]:
+    """Where an attribute is assigned: that has no place itself, and what is around it has one."""
+    node, before = nodes
+    around = [node, before, *(part.node() for part in reversed(list(node.inputs())))]
+    matches = [_LOCATION.search(each.sourceRange()) for each in around if each is not None]
+    places = [(match.group(1), int(match.group(2))) for match in matches if match]
+    assigns = re.compile(rf"self\.{re.escape(name)}\b.*=|self\.{re.escape(name)}\.\w+_?\(")
+    for file, line in places:
+        lines = enumerate(linecache.getlines(file), 1)
+        numbers = [number for number, text in lines if assigns.search(text)]
+        if numbers:
+            # At or after what was computed before it.
+            return file, min(numbers, key=lambda number: (number < line, abs(number - line)))
+    return places[0] if places else (None, None)

@@ -37,8 +37,10 @@ def stress(subject: Subject, calls: int, compare: bool = True) -> Dict[str, Any]
         How many `threads` and `calls` there were in how many `seconds`, how they ended, how
         many threads `hung`, the `errors`, and the signal that the process `died` of.
     """
-    if not hasattr(os, "fork") or (torch.cuda.is_available() and torch.cuda.is_initialized()):
-        # A process that uses CUDA cannot be forked: its death is seen by who started it.
+    uses_cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
+    if not hasattr(os, "fork") or uses_cuda or threading.active_count() > 1:
+        # CUDA, and threads of the model's own, do not survive a fork. Whoever has started this
+        # sees a death of the process.
         return {**_share(subject, calls, compare), "died": None}
     return _in_child(subject, calls, compare)
 
@@ -127,6 +129,9 @@ def _in_child(subject: Subject, calls: int, compare: bool) -> Dict[str, Any]:
         with contextlib.suppress(BaseException):
             os.close(reader)
             faulthandler.disable()
+            # The first thread that needs torch's pool makes it anew after a fork; of several
+            # at once, some find none.
+            torch.set_num_threads(1)
             result = _share(subject, calls, compare)
             with os.fdopen(writer, "w") as stream:
                 stream.write(json.dumps(result))

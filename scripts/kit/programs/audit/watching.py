@@ -4,11 +4,12 @@ import builtins
 import collections
 import operator
 import sys
+from collections.abc import Iterator
 from typing import Any, Callable, Dict, Optional
 
 import torch
 
-from .listening import Listener, enter, ident, listeners, lock_method
+from .listening import Listener, current, enter, lock_method
 from .slots import (
     ASSIGNMENT,
     CHANGES,
@@ -32,7 +33,7 @@ from .slots import (
 
 def read(owner: Any, name: str) -> Any:
     """`owner.name`."""
-    listener = listeners.get(ident())
+    listener = current()
     if listener is None or type(owner) in SKIPPED:
         return getattr(owner, name)
     return _read(listener, owner, name, UNSET)
@@ -64,7 +65,7 @@ def _read(listener: Listener, owner: Any, name: str, default: Any) -> Any:
 
 def use(value: Any) -> Any:
     """A value that is iterated over, searched, or passed to a function."""
-    listener = listeners.get(ident())
+    listener = current()
     if listener is not None and isinstance(value, (*CONTAINERS, torch.Tensor)):
         listener.reading(value, CONTENT, value)
     return value
@@ -78,7 +79,7 @@ def _namespace_key(listener: Listener, value: Any, key: Any) -> Optional[Any]:
 
 def item(value: Any, key: Any) -> Any:
     """`value[key]`."""
-    listener = listeners.get(ident())
+    listener = current()
     if listener is None or type(value) in SKIPPED:
         return value[key]
     owner = _namespace_key(listener, value, key)
@@ -148,7 +149,7 @@ class Target:
 
 def target(value: Any) -> Any:
     """What to assign an attribute or item of, in place of a value."""
-    listener = listeners.get(ident())
+    listener = current()
     return value if listener is None else Target(listener, value)
 
 
@@ -172,7 +173,7 @@ def _delete(listener: Listener, owner: Any, name: str) -> None:
 def inplace(value: Any, name: str, operand: Any) -> Any:
     """`value += operand` and its like; the name is that of the operator in `ast`."""
     result = _INPLACE[name](value, operand)
-    listener = listeners.get(ident())
+    listener = current()
     if listener is not None and result is value and where_content_is(value) is not None:
         listener.wrote(value, CONTENT, value, operand, IN_PLACE)
     return result
@@ -197,7 +198,7 @@ _INPLACE: Dict[str, Callable[[Any, Any], Any]] = {
 
 def method(owner: Any, name: str) -> Any:
     """`owner.name`, which is called at once."""
-    listener = listeners.get(ident())
+    listener = current()
     kind = type(owner)
     if listener is None or kind in SKIPPED:
         return getattr(owner, name)
@@ -213,9 +214,19 @@ def method(owner: Any, name: str) -> Any:
         return getattr(owner, name)
     if isinstance(owner, LOCKS):
         return lock_method(listener, owner, name)
+    if isinstance(owner, Iterator) and name in ("send", "throw", "__next__"):
+        return lambda *args: _go_on(listener, owner, lambda: getattr(owner, name)(*args))
     if name in ("__setattr__", "__delattr__"):
         return _Setter(listener, owner, name)
     return _read(listener, owner, name, UNSET)
+
+
+def _go_on(listener: Listener, iterator: Any, step: Callable[[], Any]) -> Any:
+    """A step of an iterator: from where it was to where it is next."""
+    listener.reading(iterator, CONTENT, iterator)
+    result = step()
+    listener.wrote(iterator, CONTENT, iterator, result, IN_PLACE)
+    return result
 
 
 class _Change:
@@ -273,7 +284,7 @@ class _Setter:
 
 def function(called: Any) -> Any:
     """A function by whose name an attribute can be reached."""
-    listener = listeners.get(ident())
+    listener = current()
     if listener is None:
         return called
     try:
@@ -317,9 +328,7 @@ def _vars(listener: Listener) -> Any:
 
 def _next(listener: Listener) -> Any:
     def advance(*args: Any) -> Any:
-        result = next(*args)
-        listener.wrote(args[0], CONTENT, args[0], result, IN_PLACE)
-        return result
+        return _go_on(listener, args[0], lambda: next(*args))
 
     return advance
 
@@ -336,7 +345,7 @@ _FUNCTIONS: Dict[Any, Callable[[Listener], Any]] = {
 
 def variable(namespace: Dict[str, Any], name: str) -> Any:
     """A global variable."""
-    listener = listeners.get(ident())
+    listener = current()
     if listener is not None:
         answer = listener.reading(namespace, name, namespace)
         if answer is not UNSET and answer is not DELETED:
@@ -354,7 +363,7 @@ def variable(namespace: Dict[str, Any], name: str) -> Any:
 
 def stored(namespace: Dict[str, Any], name: str) -> None:
     """A global variable was assigned or deleted."""
-    listener = listeners.get(ident())
+    listener = current()
     if listener is not None:
         value = namespace.get(name, UNSET)
         how = DELETION if value is UNSET else ASSIGNMENT
@@ -367,7 +376,7 @@ def _cell(holder: Any, name: str) -> Any:
 
 def closed(holder: Any, name: str) -> Any:
     """A variable of a closure; `holder` is a function that does nothing but hold it."""
-    listener = listeners.get(ident())
+    listener = current()
     cell = _cell(holder, name)
     if listener is not None:
         answer = listener.reading(cell, name, holder)
@@ -384,7 +393,7 @@ def closed(holder: Any, name: str) -> Any:
 
 def bound(holder: Any, name: str) -> None:
     """A variable of a closure was assigned."""
-    listener = listeners.get(ident())
+    listener = current()
     if listener is not None:
         cell = _cell(holder, name)
         listener.wrote(cell, name, holder, cell.cell_contents, ASSIGNMENT)
