@@ -328,6 +328,7 @@ def test_doors_take_a_link_and_any_directory(tmp_path: Path, door: str) -> None:
     (bin_directory / "absolute").symlink_to(ROOT / door)
     (bin_directory / "relative").symlink_to("absolute")
     (work / "link").symlink_to(Path("..") / "bin" / "relative")
+    run([ROOT / door, "--help"])  # The first use of a clone sets up the tools, and says so.
     for command in ("./link", work / "link", bin_directory / "relative"):
         result = run([command, "--help"], cwd=work, CDPATH=f"{ROOT}:{work}")
         assert (result.returncode, result.stderr) == (0, "")

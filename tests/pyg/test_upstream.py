@@ -20,26 +20,27 @@ UPSTREAM = HERE.parents[1] / "patches" / "upstream"
 TOPICS = sorted(file.parent.name for file in UPSTREAM.glob("*/test.py"))
 FIXED = sorted(file.parent.name for file in UPSTREAM.glob("*/fix.patch"))
 
-# Those that pass messages themselves, which is what an explainer looks at.
-CONVS = [topic for topic in FIXED if LAYERS[topic.removesuffix("_single_gather")].message]
+# Those that change a layer; and those of them that pass messages themselves, which is what an
+# explainer looks at.
+LAYER_TOPICS = [topic for topic in FIXED if topic.removesuffix("_single_gather") in LAYERS]
+CONVS = [topic for topic in LAYER_TOPICS if LAYERS[topic.removesuffix("_single_gather")].message]
 
 # It computes in the same order as 2.4.0 did, so that gradients are added up in another one.
 GATHER = "gatv2_conv_single_gather"
 
-EXPLAINER = "torch_geometric/explain/algorithm/attention_explainer.py"
+SHARED = [
+    "torch_geometric/explain/algorithm/attention_explainer.py",
+    "torch_geometric/testing/__init__.py",
+    "torch_geometric/testing/asserts.py",
+]
 
 
 def layer_of(topic: str) -> str:
     return topic.removesuffix("_single_gather")
 
 
-@pytest.fixture(scope="module")
-def base(warm: dict[str, Warm]) -> Warm:
-    return warm["pristine"]
-
-
-def make_tree(pristine: Path, tree: Path, patch: str) -> None:
-    """Copies PyG, and applies one patch of each topic that has it."""
+def make_tree(pristine: Path, tree: Path, *patches: str) -> None:
+    """Copies PyG, and applies patches of each topic that has them, and the helper of the tests."""
     shutil.copytree(
         pristine / "torch_geometric",
         tree / "torch_geometric",
@@ -48,22 +49,38 @@ def make_tree(pristine: Path, tree: Path, patch: str) -> None:
     env = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
     env["GIT_CEILING_DIRECTORIES"] = str(tree.parent)
     options: list[str] = []
-    for file in sorted(UPSTREAM.glob(f"*/{patch}.patch")):
-        subprocess.run(["git", "apply", *options, file], cwd=tree, env=env, check=True)
-        if EXPLAINER in file.read_text():
-            # All of them change the explainer in the same way.
-            options = [f"--exclude={EXPLAINER}"]
+    for patch in ("testing", *patches):
+        for file in sorted(UPSTREAM.glob(f"*/{patch}.patch")):
+            subprocess.run(["git", "apply", *options, file], cwd=tree, env=env, check=True)
+            # All of them change these in the same way.
+            shared = [path for path in SHARED if f"a/{path} " in file.read_text()]
+            options += [f"--exclude={path}" for path in shared]
 
 
 @pytest.fixture(scope="module")
-def branch(trees: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
-    """The PyG of all branches together."""
-    tree = tmp_path_factory.mktemp("upstream") / "branch"
-    make_tree(trees["pristine"], tree, "fix")
+def upstream(
+    trees: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Warm]]:
+    """Upstream's main branch with the helper of the tests, and with all branches together."""
     with tempfile.TemporaryDirectory(prefix="tests-pyg-") as directory:
-        warm = Warm(tree, Path(directory))
-        yield warm
-        warm.process.communicate()
+        started = {}
+        for name, patches in (("base", []), ("branch", ["fix"])):
+            tree = tmp_path_factory.mktemp("upstream") / name
+            make_tree(trees["pristine"], tree, *patches)
+            started[name] = Warm(tree, Path(directory))
+        yield started
+        for each in started.values():
+            each.process.communicate()
+
+
+@pytest.fixture(scope="module")
+def base(upstream: dict[str, Warm]) -> Warm:
+    return upstream["base"]
+
+
+@pytest.fixture(scope="module")
+def branch(upstream: dict[str, Warm]) -> Warm:
+    return upstream["branch"]
 
 
 def run_pytest(warm: Warm, file: Path) -> subprocess.CompletedProcess[str]:
@@ -78,7 +95,8 @@ def test_new_tests(base: Warm, branch: Warm, topic: str) -> None:
     before, after = run_pytest(base, file), run_pytest(branch, file)
     assert f"{number} passed" in after.stdout, after.stdout
     if topic in FIXED:
-        assert "1 failed" in before.stdout, before.stdout
+        failed = number if topic == "message_passing_fallback" else 1
+        assert f"{failed} failed" in before.stdout, before.stdout
     else:
         assert f"{number} passed" in before.stdout, before.stdout
 
@@ -111,7 +129,7 @@ def test_reproducers_are_short() -> None:
 @pytest.fixture(scope="module")
 def seen(base: Warm, branch: Warm) -> dict[str, dict[str, Any]]:
     groups = {
-        "patched": list(dict.fromkeys(layer_of(topic) for topic in FIXED)),
+        "patched": list(dict.fromkeys(layer_of(topic) for topic in LAYER_TOPICS)),
         "explain": list(dict.fromkeys(layer_of(topic) for topic in CONVS)),
     }
     return {
@@ -120,7 +138,7 @@ def seen(base: Warm, branch: Warm) -> dict[str, dict[str, Any]]:
     }
 
 
-@pytest.mark.parametrize("topic", FIXED)
+@pytest.mark.parametrize("topic", LAYER_TOPICS)
 def test_results(seen: dict[str, dict[str, Any]], topic: str) -> None:
     before, after = (seen[tree][f"settings:{layer_of(topic)}"] for tree in ("base", "branch"))
     gave = 0
@@ -141,7 +159,7 @@ def test_explain(seen: dict[str, dict[str, Any]], topic: str) -> None:
     assert before and after == before
 
 
-@pytest.mark.parametrize("topic", FIXED)
+@pytest.mark.parametrize("topic", LAYER_TOPICS)
 def test_compile(seen: dict[str, dict[str, Any]], topic: str) -> None:
     before, after = (seen[tree][f"compiled:{layer_of(topic)}"] for tree in ("base", "branch"))
     if topic == GATHER:
@@ -151,37 +169,60 @@ def test_compile(seen: dict[str, dict[str, Any]], topic: str) -> None:
     compare_compiled(before, after, "torch.compile")
 
 
-SUBCLASS = """
+SUBCLASSES = """
+import sys
 import torch
 from torch import Tensor
 from typing import Optional
 from torch_geometric.nn import TransformerConv
 
-class Custom(TransformerConv):
+class Typed(TransformerConv):
     def message(self, query_i: Tensor, key_j: Tensor, value_j: Tensor,
                 index: Tensor, ptr: Optional[Tensor], size_i: Optional[int]) -> Tensor:
         return 2 * value_j
 
+class CallsSuper(TransformerConv):
+    def message(self, query_i: Tensor, key_j: Tensor, value_j: Tensor, edge_attr: Optional[Tensor],
+                index: Tensor, ptr: Optional[Tensor], size_i: Optional[int]) -> Tensor:
+        return 2 * super().message(query_i, key_j, value_j, edge_attr, index, ptr, size_i)
+
+class Untyped(TransformerConv):
+    def message(self, query_i, key_j, value_j, edge_attr, index, ptr, size_i):
+        return 2 * super().message(query_i, key_j, value_j, edge_attr, index, ptr, size_i)
+
+class Propagates(TransformerConv):
+    def forward(self, x, edge_index):
+        x = x.view(-1, 2, 4)
+        # propagate_type: (query: Tensor, key: Tensor, value: Tensor, edge_attr: Optional[Tensor])
+        return self.propagate(edge_index, query=x, key=x, value=x, edge_attr=None)
+
 torch.manual_seed(12345)
-edge_index = torch.tensor([[0, 1, 2, 3], [0, 0, 1, 1]])
-print(Custom(8, 4, heads=2)(torch.randn(4, 8), edge_index).tolist())
+x, edge_index = torch.randn(4, 8), torch.tensor([[0, 1, 2, 3], [0, 0, 1, 1]])
+if sys.argv[2] == 'after its base':
+    TransformerConv(8, 4)
+torch.manual_seed(12345)
+print(globals()[sys.argv[1]](8, 4, heads=2)(x, edge_index).tolist())
 """
 
 
-@pytest.mark.parametrize("works", [True, False], ids=["list", "edge_updater"])
-def test_subclass_with_a_message_of_its_own(
-    base: Warm, branch: Warm, trees: dict[str, Path], tmp_path: Path, works: bool
-) -> None:
+@pytest.mark.parametrize("order", ["alone", "after its base"])
+@pytest.mark.parametrize("name", ["Typed", "CallsSuper", "Untyped", "Propagates"])
+def test_subclasses(base: Warm, branch: Warm, tmp_path: Path, name: str, order: str) -> None:
+    """What the descriptions say of subclasses that are written for the base."""
+    program = tmp_path / "subclass.py"
+    program.write_text(SUBCLASSES)
+    before = base.run(program, name, order)
+    assert before.returncode == 0, before.stderr
+    after = branch.run(program, name, order)
+    assert (after.returncode, after.stdout) == (0, before.stdout), after.stderr
+
+
+def test_subclass_with_edge_updater(trees: dict[str, Path], tmp_path: Path) -> None:
     """One of the reasons that the descriptions give for the list."""
     program = tmp_path / "subclass.py"
-    program.write_text(SUBCLASS)
-    before = base.run(program)
-    assert before.returncode == 0, before.stderr
-    if works:
-        assert branch.run(program).stdout == before.stdout
-        return
+    program.write_text(SUBCLASSES)
     make_tree(trees["pristine"], tmp_path / "tree", "edge_updater")
     with tempfile.TemporaryDirectory(prefix="tests-pyg-") as directory:
         other = Warm(tmp_path / "tree", Path(directory))
-        assert other.run(program).returncode == 1
+        assert other.run(program, "Typed", "alone").returncode == 1
         other.process.communicate()

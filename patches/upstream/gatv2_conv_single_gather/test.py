@@ -1,37 +1,18 @@
-import threading
-from concurrent.futures import ThreadPoolExecutor
-
 import torch
 
 from torch_geometric.nn import GATv2Conv
+from torch_geometric.testing import assert_thread_safe
 
 
 def test_gatv2_conv_shared_by_threads():
-    xs = torch.randn(2, 4, 8)
     edge_index = torch.tensor([[0, 1, 2, 3], [0, 0, 1, 1]])
     conv = GATv2Conv(8, 32, heads=2)
 
-    def forward(x):
-        out, (_, alpha) = conv(x, edge_index, return_attention_weights=True)
-        return out, alpha
+    def func(x):
+        return conv(x, edge_index, return_attention_weights=True)
 
-    expected = [forward(x) for x in xs]
-    results = [None, None]
-    thread = threading.current_thread()
-
-    # Once this thread has computed its messages, and before it goes on in
-    # `forward()`, let another thread call the same layer:
-    def call_from_other_thread(*args):
-        if threading.current_thread() is thread:
-            with ThreadPoolExecutor(max_workers=1) as executor:
-                results[1] = executor.submit(forward, xs[1]).result()
-
-    conv.register_propagate_forward_hook(call_from_other_thread)
-    results[0] = forward(xs[0])
-
-    for (out, alpha), (expected_out, expected_alpha) in zip(results, expected):
-        assert torch.allclose(out, expected_out, atol=1e-6)
-        assert torch.allclose(alpha, expected_alpha, atol=1e-6)
+    assert_thread_safe(func, torch.randn(2, 4, 8),
+                       conv.register_propagate_forward_hook)
 
 
 def test_gatv2_conv_gathers_once():

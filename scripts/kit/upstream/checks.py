@@ -228,7 +228,7 @@ def _test_new(
     )
     # The same on the base: with the branch's tests, and without its fix.
     for path in files:
-        if path.startswith("test/"):
+        if path.startswith(("test/", "torch_geometric/testing/")):
             (trees.base / path).parent.mkdir(parents=True, exist_ok=True)
             patching.replace(trees.base / path, (trees.branch / path).read_bytes())
     ends = list(trees.pytest(trees.base, *tests, *chosen).values())
@@ -255,7 +255,7 @@ def measure(
         return None  # docs/performance.md has the cost of the kit's own patches
     topic = topics.find(prepared.topic)
     fix, other = topic.patch("fix"), topic.patch("edge_updater")
-    if fix is None:
+    if fix is None or topic.layer not in catalogue.classes.values():
         return None
     repository = Path(prepared.repository)
     nightly = catalogue.find("nightly")

@@ -65,6 +65,7 @@ def describe(topic: Topic, prepared: Prepared) -> str:
         topic=topic,
         has_fix=prepared.has_fix,
         takes_list=topic.takes_list,
+        uses_helper="assert_thread_safe" in topic.read("test.py"),
         base=prepared.base,
         reproducer=topic.read("reproducer.py"),
         proof=recorded.get("proof"),

@@ -40,7 +40,7 @@ class Topic:
     @property
     def patches(self) -> list[Patch]:
         """What is applied, in order."""
-        return [patch for name in ("fix", "test") if (patch := self.patch(name))]
+        return [patch for name in ("fix", "testing", "test") if (patch := self.patch(name))]
 
     @property
     def all_patches(self) -> list[Patch]:
@@ -49,7 +49,7 @@ class Topic:
 
     @property
     def takes_list(self) -> bool:
-        """Whether its fix lets the weights travel in a list."""
+        """Whether its fix passes the weights in a list."""
         fix = self.patch("fix")
         return fix is not None and "attention.append(" in fix.text
 
