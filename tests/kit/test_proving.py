@@ -61,7 +61,7 @@ def test_no_calls_are_no_proof() -> None:
 
 
 @pytest.mark.parametrize(
-    "words, code, said",
+    "arguments, code, said",
     [
         (["1.8.7"], 2, "nearest releases are 1.8.0 and 1.9.0"),
         (["1.8.0", "--python", "/nowhere/python"], 5, "/nowhere/python was not found"),
@@ -70,8 +70,8 @@ def test_no_calls_are_no_proof() -> None:
         (["1.8.0", "--python", sys.executable], 5, "No module named 'torch'"),
     ],
 )
-def test_refusals(world: World, words: list[str], code: int, said: str) -> None:
-    result = world.run("prove", *words, "--git-url", world.upstream.as_uri())
+def test_refusals(world: World, arguments: list[str], code: int, said: str) -> None:
+    result = world.run("prove", *arguments, "--git-url", world.upstream.as_uri())
     assert result.returncode == code, result.stderr
     assert said in result.stderr
     assert "Traceback" not in result.stderr

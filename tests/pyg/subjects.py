@@ -142,7 +142,7 @@ def factors_of(layer: str) -> dict[str, list[Any]]:
     built = inspect.signature(class_of(layer).__init__).parameters
     called = parameters(layer, "forward")
     is_plain = layer in ("lpformer", "hypergraph_conv", *MODELS)
-    found = {
+    settings = {
         key: values
         for key, values in LAYERS[layer].factors.items()
         if key in built or key == "flow"
@@ -152,15 +152,15 @@ def factors_of(layer: str) -> dict[str, list[Any]]:
             continue
         if key == "bipartite" and "Tuple" not in str(built.get("in_channels")):
             continue
-        found[key] = values
+        settings[key] = values
     if layer == "hypergraph_conv":  # which cannot do without
-        found["graph"] = [graph for graph in found["graph"] if graph != "no edges"]
+        settings["graph"] = [graph for graph in settings["graph"] if graph != "no edges"]
     if not is_plain:
         # `GATv2Conv` alone takes CSC matrices, up to 2.4.0.
         takes_csc = layer == "gatv2_conv" and VERSION < (2, 5)
         forms = [form for form in SPARSE_FORMS if form != "csc" or takes_csc]
-        found["edges"] = ["tensor", *forms]
-    return found
+        settings["edges"] = ["tensor", *forms]
+    return settings
 
 
 def get_graph(layer: str, setting: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
