@@ -173,8 +173,10 @@ def distributed_data_parallel(which):
     """One process, over gloo."""
     import torch.distributed as dist
 
-    with tempfile.NamedTemporaryFile() as file:
-        dist.init_process_group("gloo", init_method=f"file://{file.name}", rank=0, world_size=1)
+    # Not a temporary file: the process group removes it, at a time of its own.
+    with tempfile.TemporaryDirectory() as directory:
+        init_method = f"file://{directory}/store"
+        dist.init_process_group("gloo", init_method=init_method, rank=0, world_size=1)
         try:
             module = torch.nn.parallel.DistributedDataParallel(filled(Net(which)))
             inputs = graph()
