@@ -30,6 +30,7 @@ import torch.fx
 import torch_geometric
 from digests import VERSION, SparseTensor, digest, observed
 from patched_layers import LAYERS
+from scripted import module_from, script
 from subjects import (
     NUM_NODES,
     class_of,
@@ -38,8 +39,6 @@ from subjects import (
     get_graph,
     get_inputs,
     has_weights,
-    module_from,
-    parameters,
     weights,
 )
 
@@ -118,10 +117,10 @@ def jit(layer: str) -> Any:
     for form, with_weights in itertools.product(forms, flags):
 
         def call(form: str = form, with_weights: bool = with_weights) -> Any:
-            script = scripted(layer, get_conv(layer), forms[form], form, with_weights)
+            module = scripted(get_conv(layer), forms[form], form, with_weights)
             with torch.no_grad():
-                inferred = [script(**forms[form]) for _ in range(2)]
-            return [*inferred, script(**forms[form])]
+                inferred = [module(**forms[form]) for _ in range(2)]
+            return [*inferred, module(**forms[form])]
 
         results[f"{form}, {with_weights}"] = observed(call)
     return results
@@ -133,48 +132,22 @@ def scripted_state(layer: str) -> Any:
 
     def call() -> bool:
         inputs = get_inputs(layer)
-        script = scripted(layer, get_conv(layer), inputs, "Tensor", has_weights(layer))
-        conv = script.conv if VERSION >= (2, 5) else script.func
+        module = scripted(get_conv(layer), inputs, "Tensor", has_weights(layer))
+        conv = module.func.conv if VERSION >= (2, 5) else module.func
         assert conv._alpha is None  # No other layer has it.
         conv._alpha = marker = torch.full((3,), 7.0)
-        script(**inputs)
+        module(**inputs)
         return conv._alpha is not None and torch.equal(conv._alpha, marker)
 
     return observed(call)
 
 
-def scripted(layer: str, conv: Any, inputs: dict[str, Any], form: str, with_weights: bool) -> Any:
+def scripted(
+    conv: Any, inputs: dict[str, Any], form: str = "Tensor", with_weights: bool = False
+) -> Any:
     """Scripts a layer as the release's users do."""
-    result = "Tensor"
-    if with_weights:
-        weights = {"Tensor": "Tuple[Tensor, Tensor]", "SparseTensor": "SparseTensor"}[form]
-        result = f"Tuple[Tensor, {weights}]"
-    if VERSION < (2, 5):
-        # `jittable()` wants the type of each argument.
-        types = {"edge_index": form, "size": "Size"}
-        types["return_attention_weights"] = "bool" if with_weights else "NoneType"
-        types |= dict.fromkeys(("edge_attr", "edge_weight", "edge_type"), "OptTensor")
-        names = [types.get(name, "Tensor") for name in parameters(layer, "forward")]
-        typing = [f"({', '.join(names)}) -> {result}"] if has_weights(layer) else []
-        script = torch.jit.script(conv.jittable(*typing))
-        kwargs = {"return_attention_weights": True} if with_weights else {}
-        return functools.partial(script, **kwargs)
-    arguments = ", ".join(
-        f"{name}: {form if name == 'edge_index' else 'Tensor'}" for name in inputs
-    )
-    call = ", ".join(f"{name}={name}" for name in inputs)
-    call += ", return_attention_weights=True" if with_weights else ""
-    net = module_from(
-        "from typing import Tuple\nimport torch\nfrom torch import Tensor\n"
-        "from torch_geometric.typing import SparseTensor\n"
-        "class Net(torch.nn.Module):\n"
-        "    def __init__(self, conv):\n"
-        "        super().__init__()\n"
-        "        self.conv = conv\n"
-        f"    def forward(self, {arguments}) -> {result}:\n"
-        f"        return self.conv({call})\n"
-    ).Net(conv)
-    return torch.jit.script(net)
+    module, more = script(conv, list(inputs), with_weights, form)
+    return functools.partial(module, **more)
 
 
 @of("patched")
@@ -463,8 +436,8 @@ def load(layer: str, directory: str) -> Any:
     loaded = get_conv(layer)
     loaded.load_state_dict(torch.load(Path(directory, f"{layer}.pt")))
     results.append(digest(loaded(**inputs, **weights(layer))))
-    script = observed(lambda: scripted(layer, unpickled, inputs, "Tensor", False)(**inputs))
-    return {"results": results, "script": script}
+    in_torchscript = observed(lambda: scripted(unpickled, inputs)(**inputs))
+    return {"results": results, "script": in_torchscript}
 
 
 def main(command: str, *arguments: str) -> None:

@@ -4,9 +4,6 @@ import functools
 import importlib
 import importlib.util
 import inspect
-import sys
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -92,20 +89,6 @@ def parameters(layer: str, method: str) -> list[str]:
 def has_weights(layer: str) -> bool:
     """Whether a call can ask for the attention weights."""
     return "return_attention_weights" in parameters(layer, "forward")
-
-
-def module_from(source: str) -> Any:
-    """Imports source code from a file, where TorchScript and PyG can read it again."""
-    directory = Path(tempfile.mkdtemp(prefix="observe-"))
-    name = f"generated_{directory.name[8:]}"
-    file = directory / f"{name}.py"
-    file.write_text(source)
-    spec = importlib.util.spec_from_file_location(name, file)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def get_conv(layer: str, cls: Any = None, **kwargs: Any) -> Any:
