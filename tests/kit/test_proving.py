@@ -1,5 +1,6 @@
 """The race, before and after: what a proof says, and what is refused."""
 
+import dataclasses
 import sys
 from typing import Any
 
@@ -53,6 +54,24 @@ def test_problems(
         assert problems == []
     else:
         assert len(problems) == 1 and said in problems[0]
+
+
+@pytest.mark.parametrize(
+    "patched, said",
+    [
+        (counts(100, 100), None),
+        (counts(100, 99), "races in TorchScript"),
+        (counts(0, 0), "races in TorchScript"),
+        ({"died": "SIGSEGV"}, "races in TorchScript"),
+        ({"error": "RuntimeError: it cannot be scripted"}, "races in TorchScript"),
+    ],
+)
+def test_problems_in_torchscript(patched: dict[str, Any], said: str | None) -> None:
+    scripted = {"pristine": {"died": "SIGSEGV"}, "patched": patched}
+    proved = proof("affected", (0, 70), (100, 100))
+    (*problem,) = dataclasses.replace(proved, scripted=scripted).problems()
+    assert [said in each for each in problem if said] == [True] * (said is not None)
+    assert bool(problem) == (said is not None)
 
 
 def test_no_calls_are_no_proof() -> None:
