@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import statistics
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +55,9 @@ def test_costs_are_seen(measured: list[dict[str, Any]], number: int) -> None:
     assert {variant: len(samples) for variant, samples in times.items()} == dict.fromkeys(
         ("unpatched", "patched", "costly"), 6
     )
-    middle = {variant: statistics.median(samples) for variant, samples in times.items()}
-    assert middle["costly"] > 1.2 * middle["unpatched"]
+    # The fastest of each: what else the machine does comes and goes.
+    fastest = {variant: min(samples) for variant, samples in times.items()}
+    assert fastest["costly"] > 1.2 * fastest["unpatched"]
     assert peak["costly"] > 1.2 * peak["unpatched"]
     assert peak["patched"] == peak["unpatched"]
 

@@ -264,7 +264,9 @@ class Audit:
                 known.append({**described, **self._examine(accesses, deadline)})
             else:
                 known[0]["others"].append(described["submodule"])
-        return list(itertools.chain.from_iterable(groups.values()))
+        examined = list(itertools.chain.from_iterable(groups.values()))
+        describing.explain_by_others(examined)
+        return examined
 
     def _examine(self, accesses: List[Optional[Access]], deadline: float) -> Dict[str, Any]:
         """Whether threads can take a slot from each other."""
@@ -287,6 +289,7 @@ class Audit:
                 "pairs": forced.pairs,
                 **count(forced.outcomes),
                 "left_out": forced.left_out,
+                "took": forced.took,
             },
             "same": False,
         }
