@@ -42,20 +42,8 @@ git -C "$work/patched" worktree add --quiet "$work/unpatched" pristine
 
 echo "Building serve.cpp (a minute) ..." >&2
 flags=()
-while IFS= read -r flag; do flags+=("$flag"); done < <("$python" - <<'PYTHON'
-import torch
-from torch.utils import cpp_extension
-
-for path in cpp_extension.include_paths():
-    print(f"-isystem{path}")
-for path in cpp_extension.library_paths():
-    print(f"-L{path}")
-    print(f"-Wl,-rpath,{path}")
-print(f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}")
-PYTHON
-)
-"$cxx" -std=c++17 -O1 "$here/serve.cpp" -o "$work/serve" "${flags[@]}" \
-  -ltorch -ltorch_cpu -lc10 -pthread
+while IFS= read -r flag; do flags+=("$flag"); done < <("$python" "$here/flags.py")
+"$cxx" "$here/serve.cpp" -o "$work/serve" "${flags[@]}"
 
 echo "PyG $version: $calls calls by 8 threads; right / crashed / silently wrong"
 status=0
