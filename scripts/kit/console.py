@@ -4,7 +4,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
 from rich.console import Console
@@ -23,11 +23,11 @@ EXIT_CODES = """
 \b
 Exit codes:
   0    done, or nothing left to do
-  1    a proof or a validation found a fault
+  1    a proof, a validation or a doctor found a fault; with --check: something would be changed
   2    the command line is wrong: an unknown version, series or option
   3    a release could not be downloaded, or is not what its pin says
   4    the tree, its place, or a file in patches/ is not in a state to work on
-  5    this machine lacks something: git, Python 3.10, torch, ...
+  5    this machine lacks something: git, Python 3.10, torch, space on a disk, ...
   130  interrupted; the tree is as it was
 """
 
@@ -41,6 +41,19 @@ def _console(*, stderr: bool) -> Console:
         console.width = 100_000
     return console
 
+
+class _Place(click.Path):
+    """A path that is named: `--tree ''` is a variable that is not set, not this directory."""
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Any:  # noqa: ANN401  # the types are click's
+        if value == "":
+            self.fail("it is empty. Expected a path; '.' is this directory.", param, ctx)
+        return super().convert(cast("str", value), param, ctx)
+
+
+PLACE = _Place(path_type=Path)
 
 out = _console(stderr=False)
 err = _console(stderr=True)

@@ -54,9 +54,13 @@ def test_tree_without_tests_is_restored_to_the_byte(world: World, tree: Path) ->
 def test_tree_check(world: World, tree: Path) -> None:
     before = tree_of(tree)
     result = world.apply("1.8.0", "--tree", tree, "--check")
-    assert result.returncode == 0
+    assert result.returncode == 1
     assert result.stdout.count("would be applied") == 3
     assert tree_of(tree) == before
+    assert world.apply("1.8.0", "--tree", tree, "--check", "--reverse").returncode == 0
+    assert world.apply("1.8.0", "--tree", tree).returncode == 0
+    assert world.apply("1.8.0", "--tree", tree, "--check").returncode == 0
+    assert world.apply("1.8.0", "--tree", tree, "--check", "--reverse").returncode == 1
 
 
 def test_installed_package_gets_no_tests(world: World, tmp_path: Path) -> None:
@@ -66,7 +70,11 @@ def test_installed_package_gets_no_tests(world: World, tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert (site / LAYER).read_text() == AFTER
     assert not (site / "test").exists()
-    assert "an installed PyG has no tests" in result.stdout
+    assert "left out" not in result.stdout
+    assert result.stdout.splitlines()[1:] == [
+        "  applied: gatv2_conv",
+        "Restart the service: a Python that runs has the old code in memory.",
+    ]
 
 
 def test_tree_that_is_half_patched_is_finished(world: World, tree: Path) -> None:
@@ -105,8 +113,16 @@ def test_bad_words(world: World, words: list[str], code: int, said: list[str]) -
     refused(world.apply(*words), code, *said)
 
 
-def test_no_version_names_the_tree(world: World, tree: Path) -> None:
-    refused(world.apply("--tree", tree), 2, "holds PyG 1.8.0")
+def test_a_tree_says_which_release_it_is(world: World, tree: Path) -> None:
+    result = world.apply("--tree", tree)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("PyG 1.8.0 in ")
+    assert (tree / LAYER).read_text() == AFTER
+
+
+def test_a_tree_that_two_releases_fit_wants_a_version(world: World, tree: Path) -> None:
+    (tree / VERSION_FILE).write_text("__version__ = '1.8.0+ours'\n")
+    refused(world.apply("--tree", tree), 2, "No PyG version was named", "1.8.0 or 1.9.0")
 
 
 def test_local_changes_are_named(world: World, tree: Path) -> None:

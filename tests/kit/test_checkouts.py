@@ -126,7 +126,7 @@ def test_reverse(world: World, tmp_path: Path) -> None:
 def test_check_makes_nothing(world: World, tmp_path: Path) -> None:
     dest = tmp_path / "pyg"
     result = world.apply("1.8.0", "--source", "sdist", "--dest", dest, "--check")
-    assert result.returncode == 0
+    assert result.returncode == 1
     assert "would be applied: Patch gatv2_conv/1.8.0.patch" in result.stdout
     assert not dest.exists()
 
@@ -206,7 +206,8 @@ def test_a_commit_that_fails_leaves_a_checkout_as_it_was(
     shims.mkdir()
     shim = shims / "git"
     shim.write_text(
-        f'#!/bin/sh\ncase "$*" in *" update-ref HEAD"*) {real} "$@"; touch {shims}/once; exit 1;; '
+        f'#!/bin/sh\ncase "$*" in *" update-ref HEAD"*) {real} "$@"; '
+        f"[ -e {shims}/once ] || {{ touch {shims}/once; exit 1; }}; exit 0;; "
         f'esac\nexec {real} "$@"\n'
     )
     shim.chmod(0o755)
