@@ -2,6 +2,7 @@
 
 import contextlib
 import email.utils
+import functools
 import os
 import shutil
 import tempfile
@@ -12,8 +13,11 @@ from pathlib import Path
 
 from kit import interrupts, patching, sources, transactions
 from kit.errors import TreeError
-from kit.processes import git, run
+from kit.processes import ALONE, git, run
 from kit.releases import NO_BLOB, Patch, Release
+
+# It was the kit's when it was made; its settings can have been changed since.
+_git = functools.partial(git, env=ALONE)
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,12 @@ def find(path: Path) -> Checkout | None:
     """
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return None
+    if path.stat().st_uid != os.geteuid():
+        raise TreeError(
+            f"{path} belongs to user {path.stat().st_uid}, and you are user {os.geteuid()}: git "
+            f"would not trust its settings. Call this as that user, or name another place with "
+            f"--dest DIR."
+        )
     if (path / ".git").is_dir():
         command = ["git", "config", "--local", "--get-regexp", r"^pyg-threadsafe\."]
         output = run(command, cwd=path).stdout
@@ -88,7 +98,7 @@ def update(path: Path, steps: Sequence[patching.Step], *, reverse: bool) -> None
     if not todo:
         return
     files = patching.contents(path, todo, reverse=reverse)
-    before = git("rev-parse", "HEAD", cwd=path).strip()
+    before = _git("rev-parse", "HEAD", cwd=path).strip()
     after = _make_commits(path, todo, files, reverse=reverse)
     paths = [change.path for patch in todo for change in patch.changes]
     note = {"before": before, "after": after, "paths": "\n".join(paths)}
@@ -102,20 +112,20 @@ def settler(path: Path) -> transactions.Settle:
         if not {"before", "after", "paths"} <= set(note):
             return
         start, end = (note["before"], note["after"]) if done else (note["after"], note["before"])
-        head = git("rev-parse", "HEAD", cwd=path).strip()
+        head = _git("rev-parse", "HEAD", cwd=path).strip()
         if head == start:
-            git("update-ref", "HEAD", end, start, cwd=path)
+            _git("update-ref", "HEAD", end, start, cwd=path)
         elif head != end:
             return
         # What else the user has staged stays staged. By ids: nothing reads the work tree, so
         # that no filter of the repository's own is run.
         lines = []
         for name in note["paths"].split("\n"):
-            entry = git("ls-tree", end, "--", name, cwd=path).strip()
+            entry = _git("ls-tree", end, "--", name, cwd=path).strip()
             mode, blob = (entry.split()[0], entry.split()[2]) if entry else ("0", NO_BLOB)
             lines.append(f"{mode} {blob}\t{name}\n")
-        git("update-index", "--index-info", cwd=path, stdin="".join(lines))
-        git("update-ref", "-d", _NEW, cwd=path)
+        _git("update-index", "--index-info", cwd=path, stdin="".join(lines))
+        _git("update-ref", "-d", _NEW, cwd=path)
 
     return settle
 
@@ -135,7 +145,7 @@ def _make_commits(
     # By one `git fast-import`, since `git commit` reads the whole tree, each time.
     identity = "pyg-threadsafe <maintainers@pyg-threadsafe.example>"
     now = email.utils.formatdate(localtime=True)
-    head = git("rev-parse", "HEAD", cwd=tree).strip()
+    head = _git("rev-parse", "HEAD", cwd=tree).strip()
     stream = bytearray()
     for number, patch in enumerate(reversed(patches) if reverse else patches):
         author, date = (identity, now) if reverse else (patch.author, patch.date)
@@ -155,8 +165,8 @@ def _make_commits(
             mode = "100755" if os.access(file, os.X_OK) else "100644"
             stream += f"M {mode} inline {change.path}\ndata {len(data)}\n".encode() + data + b"\n"
     options = ["--quiet", "--force", "--date-format=rfc2822"]
-    git("fast-import", *options, cwd=tree, stdin=stream.decode())
-    return git("rev-parse", _NEW, cwd=tree).strip()
+    _git("fast-import", *options, cwd=tree, stdin=stream.decode())
+    return _git("rev-parse", _NEW, cwd=tree).strip()
 
 
 def create(

@@ -1,6 +1,7 @@
 """What the commands share: consoles, progress, common options. It imports no command."""
 
 import contextlib
+import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,9 +33,16 @@ Exit codes:
 """
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Goes on without a reader (`| head -1`): the exit code is still that of the command."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+
+
 def _console(*, stderr: bool) -> Console:
     # What is printed is what was given: no markup, no emoji, no colours of its own choice.
-    console = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    console = _Console(stderr=stderr, highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
         # A program reads it, or a file keeps it: nothing is wrapped or folded.
         console.soft_wrap = True
@@ -198,7 +206,8 @@ def source_options(command: Command) -> Command:
 
 def source_of(kind: str, git_url: str, offline: bool, notify: Notify) -> sources.Source:
     """Returns what the options of `source_options` describe."""
-    return sources.Source(sources.Kind(kind), git_url, offline, sources.default_cache(), notify)
+    url = sources.check_url(git_url)
+    return sources.Source(sources.Kind(kind), url, offline, sources.default_cache(), notify)
 
 
 def find_python(

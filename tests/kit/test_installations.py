@@ -25,6 +25,7 @@ from conftest import (
 )
 from kit import installations, receipts, releases, sources
 from kit.applying import How, apply_to_tree
+from kit.archives import unpack
 from kit.releases import Catalogue
 
 INFO = "torch_geometric-1.8.0.dist-info"
@@ -365,7 +366,7 @@ def test_a_real_release(tmp_path: Path, version: str) -> None:
     if not archive.exists():
         pytest.skip(f"{release.archive} is not in the cache")
     unpacked, site = tmp_path / "unpacked", tmp_path / "site-packages"
-    sources.unpack(archive, unpacked)
+    unpack(archive, unpacked)
     shutil.copytree(unpacked / "torch_geometric", site / "torch_geometric")
     info = site / f"torch_geometric-{version}.dist-info"
     rows = [
