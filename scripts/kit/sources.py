@@ -202,15 +202,15 @@ def _locked(path: Path, what: str, source: Source) -> Iterator[None]:
         except TimeoutError:
             source.notify(f"Waiting for another run that gets {what} ...")
             lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
     except OSError as error:
         raise SourceError(
             f"The download cache {source.cache} cannot be written ({error.strerror}). Expected a "
-            f"directory of yours; PYG_THREADSAFE_CACHE=DIR names another one."
+            f"directory of yours, on a disk with space; PYG_THREADSAFE_CACHE=DIR names another one."
         ) from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _commit_path(release: Release, cache: Path) -> Path:

@@ -109,7 +109,7 @@ class World:
         self, *arguments: str | Path, env: dict[str, str] | None = None
     ) -> tuple[list[str], dict[str, str]]:
         program = (
-            "import pathlib, sys; from kit import cli, releases;"
+            "import pathlib, sys; del sys.path[0]; from kit import cli, releases;"
             f"releases.PATCHES = pathlib.Path({str(self.patches)!r}); cli.main()"
         )
         environment = {
