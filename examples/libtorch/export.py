@@ -1,6 +1,6 @@
 """Writes a scripted model, and requests for it, as a server in C++ loads them.
 
-    python export.py MODEL.pt REQUESTS.pt        PYTHONPATH: the tree of PyG to use
+python export.py MODEL.pt REQUESTS.pt        PYTHONPATH: the tree of PyG to use
 """
 
 import sys

@@ -171,8 +171,9 @@ def _show_report(report: Report, release: Release, catalogue: Catalogue, how: Ho
         _show_series(report, how)
     else:
         _show_steps(report, how)
-    for link in report.links:
-        out.print(Text(f"  now a file of its own, what it pointed to is as it was: {link}"))
+    if report.links:
+        number = f"{len(report.links)} links are files of their own now"
+        out.print(Text(f"  {number}; what they pointed to is as it was: {report.links[0]}"))
     if not how.only and not report.is_installed:
         _show_fixed(release, catalogue)
     if not todo:
