@@ -60,7 +60,7 @@ def test_static_alone(tmp_path: Path) -> None:
     (finding,) = result.findings
     assert (finding.cls, finding.attribute, finding.kind) == ("OtherConv", "_alpha", "race")
     assert len(finding.written) == 2 and finding.races
-    assert page.words_of(result) == {"OtherConv": "race, not run"}
+    assert page.labels_of(result) == {"OtherConv": "race, not run"}
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_what_was_seen_counts(
     result = survey.survey(tree(tmp_path), "1.0", Path("python"))
     (finding,) = result.findings
     assert (page.word_of(finding), finding.races) == (word, races)
-    assert page.words_of(result) == {"OtherConv": word, "Clean": "writes nothing"}
+    assert page.labels_of(result) == {"OtherConv": word, "Clean": "writes nothing"}
     if word == "race":
         assert (finding.crashed, finding.silently_wrong) == (1, 1)
 
