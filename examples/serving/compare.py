@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 
 import click
 import load
-from kit import environments, pages, patching, releases
+from kit import environments, pages, releases, transactions
 from kit.errors import KitError, ToolError, TreeError, UsageError
 from kit.processes import git, last_lines
 from kit.releases import ROOT, Release
@@ -344,7 +344,7 @@ def cli(version: str, clients: int, seconds: float, rounds: int, json_file: Path
     if json_file is not None:
         command = shlex.join(["examples/serving/run.sh", *sys.argv[1:]])
         result = as_json(comparison, release, command, settings)
-        patching.replace(json_file, (json.dumps(result, indent=2) + "\n").encode())
+        transactions.replace(json_file, (json.dumps(result, indent=2) + "\n").encode())
     health = comparison.health["patched"]
     out.print(f"[bold]PyG {release.version}[/], torch {health['torch']}, Python {health['python']}")
     out.print(f"{pages.machine()}; {clients} clients, {rounds} x {seconds:g} seconds each")

@@ -10,6 +10,7 @@ from pathlib import Path
 from packaging.version import InvalidVersion, Version
 
 from kit import patching, refreshing, releases, sources
+from kit.archives import unpack
 from kit.errors import UsageError
 from kit.releases import VERSION_FILE, Catalogue, Patch, Release
 
@@ -77,7 +78,7 @@ def add(version: str, catalogue: Catalogue, source: sources.Source) -> Addition:
         )
         paths = {VERSION_FILE, *(c.path for p in patches for c in p.changes)}
         tree = root / "archive"
-        sources.unpack(archive, tree, paths)
+        unpack(archive, tree, paths)
         trees = [tree]
         addition = Addition(release)
         if commit is None:

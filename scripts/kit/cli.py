@@ -1,5 +1,8 @@
 """The door: the group of commands, and errors turned into messages and exit codes."""
 
+import contextlib
+import io
+import os
 import signal
 import sys
 from types import FrameType
@@ -8,11 +11,13 @@ from typing import NoReturn
 import click
 from rich.text import Text
 
+from kit import interrupts
 from kit.commands.add_release import add_release
 from kit.commands.apply import apply
 from kit.commands.audit import audit
 from kit.commands.bench import bench
 from kit.commands.build import build
+from kit.commands.doctor import doctor
 from kit.commands.env import env
 from kit.commands.packages import run_packages
 from kit.commands.prove import prove
@@ -22,20 +27,35 @@ from kit.commands.upstream import upstream
 from kit.commands.validate import validate
 from kit.commands.zoo import zoo
 from kit.console import EXIT_CODES, err
-from kit.errors import KitError, UsageError
-
-_INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
+from kit.errors import KitError, ToolError, UsageError
 
 
 def main() -> NoReturn:
     """Runs the command line, and turns each foreseeable error into a message and an exit code."""
-    # SIGTERM as if by Ctrl-C: whatever is half done is undone on the way out.
-    for number in _INTERRUPTS:
+    # SIGTERM and SIGHUP as if by Ctrl-C: whatever is half done is undone on the way out.
+    for number in interrupts.SIGNALS:
         # Where the shell has it ignored, as for a job in the background, it stays so.
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A locale that lacks a letter of a path is no reason to stop.
+            stream.reconfigure(errors="backslashreplace")
+    code = _run()
     try:
-        code = cli.main(prog_name="scripts/kit.sh", standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Somebody has read enough (`| head`).
+        _discard_output()
+    except OSError as error:
+        _discard_output()
+        _fail(f"Standard output cannot be written ({error.strerror}).", ToolError.exit_code)
+    sys.exit(code)
+
+
+def _run() -> int:
+    try:
+        return cli.main(prog_name="scripts/kit.sh", standalone_mode=False) or 0
     except KitError as error:
         _fail(str(error), error.exit_code)
     except click.ClickException as error:
@@ -45,21 +65,37 @@ def main() -> NoReturn:
     except (KeyboardInterrupt, click.Abort):
         _fail("interrupted. What was under way has been undone.", 130)
     except BrokenPipeError:
-        # Somebody has read enough (`| head`). Python would complain at exit.
-        sys.stderr.close()
-        code = 0
-    sys.exit(code or 0)
+        _discard_output()
+        return 0
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _fail(
+            f"{where}{error.strerror or error}. Expected a file system and streams that work: "
+            f"check the path, its permissions and the space on the disk.",
+            ToolError.exit_code,
+        )
+
+
+def _discard_output() -> None:
+    # Python would else try again at exit, and complain.
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
     # A second one must not get in the way of undoing.
-    for each in _INTERRUPTS:
-        signal.signal(each, signal.SIG_IGN)
+    interrupts.ignore()
     raise KeyboardInterrupt
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    err.print(Text.assemble(("error: ", "bold red"), message))
+    try:
+        err.print(Text.assemble(("error: ", "bold red"), message))
+    except OSError:
+        # There is nobody to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
     sys.exit(code)
 
 
@@ -78,6 +114,7 @@ for command in (
     apply,
     prove,
     audit,
+    doctor,
     build,
     bench,
     env,

@@ -1,10 +1,11 @@
 """What the commands share: consoles, progress, common options. It imports no command."""
 
 import contextlib
+import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
 from rich.console import Console
@@ -23,24 +24,44 @@ EXIT_CODES = """
 \b
 Exit codes:
   0    done, or nothing left to do
-  1    a proof or a validation found a fault
+  1    a proof, a validation or a doctor found a fault; with --check: something would be changed
   2    the command line is wrong: an unknown version, series or option
   3    a release could not be downloaded, or is not what its pin says
   4    the tree, its place, or a file in patches/ is not in a state to work on
-  5    this machine lacks something: git, Python 3.10, torch, ...
+  5    this machine lacks something: git, Python 3.10, torch, space on a disk, ...
   130  interrupted; the tree is as it was
 """
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Goes on without a reader (`| head -1`): the exit code is still that of the command."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+
+
 def _console(*, stderr: bool) -> Console:
     # What is printed is what was given: no markup, no emoji, no colours of its own choice.
-    console = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    console = _Console(stderr=stderr, highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
         # A program reads it, or a file keeps it: nothing is wrapped or folded.
         console.soft_wrap = True
         console.width = 100_000
     return console
 
+
+class _Place(click.Path):
+    """A path that is named: `--tree ''` is a variable that is not set, not this directory."""
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Any:  # noqa: ANN401  # the types are click's
+        if value == "":
+            self.fail("it is empty. Expected a path; '.' is this directory.", param, ctx)
+        return super().convert(cast("str", value), param, ctx)
+
+
+PLACE = _Place(path_type=Path)
 
 out = _console(stderr=False)
 err = _console(stderr=True)
@@ -185,7 +206,8 @@ def source_options(command: Command) -> Command:
 
 def source_of(kind: str, git_url: str, offline: bool, notify: Notify) -> sources.Source:
     """Returns what the options of `source_options` describe."""
-    return sources.Source(sources.Kind(kind), git_url, offline, sources.default_cache(), notify)
+    url = sources.check_url(git_url)
+    return sources.Source(sources.Kind(kind), url, offline, sources.default_cache(), notify)
 
 
 def find_python(

@@ -9,8 +9,10 @@ from pathlib import Path
 
 def shown(path: Path) -> Path:
     """Returns a path as messages show it: relative to the working directory where it lies below."""
-    absolute = path.absolute()
-    here = Path.cwd()
+    try:
+        absolute, here = path.absolute(), Path.cwd()
+    except FileNotFoundError:
+        return path  # the working directory has been removed
     return absolute.relative_to(here) if absolute.is_relative_to(here) else absolute
 
 

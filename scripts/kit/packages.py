@@ -13,6 +13,7 @@ from typing import Any
 from filelock import FileLock
 
 from kit import environments, pages, records, sources
+from kit.archives import unpack
 from kit.errors import ToolError, UsageError
 from kit.processes import last_lines, pip, run
 from kit.releases import ROOT, Catalogue, read_toml
@@ -295,7 +296,7 @@ def _unpack_tests(package: Package, python: Path, folder: Path) -> None:
             f"The sdist of {package.name} could not be downloaded: {last_lines(result.stderr)}"
         )
     whole = folder / "whole"
-    sources.unpack(archives[0], whole)
+    unpack(archives[0], whole)
     for path in {Path(test).parts[0] for test in package.tests}:
         shutil.move(whole / path, folder / path)
     shutil.rmtree(whole)

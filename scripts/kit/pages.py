@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from kit import patching
+from kit import transactions
 from kit.errors import SourceError
 from kit.releases import ROOT
 
@@ -85,5 +85,5 @@ def write(files: Mapping[Path, str]) -> Iterator[Path]:
     """Writes files in one step each, and yields the path of each once it is written."""
     for file, text in files.items():
         file.parent.mkdir(parents=True, exist_ok=True)
-        patching.replace(file, text.encode())
+        transactions.replace(file, text.encode())
         yield file

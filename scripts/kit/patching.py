@@ -2,25 +2,26 @@
 
 The state of a file is read off its content: its git blob id is the one before
 the patch, the one after it, or neither. `git apply` does the patching, on
-copies; the tree gets the finished files.
+copies; the tree gets the finished files (`transactions`).
 """
 
-import contextlib
-import email.utils
 import enum
+import errno
 import hashlib
 import os
 import shutil
+import stat
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from unidiff.patch import PatchedFile
 
+from kit import transactions
 from kit.errors import TreeError
-from kit.processes import git, last_lines, run
+from kit.processes import last_lines, run
 from kit.releases import NO_BLOB, VERSION_FILE, Catalogue, Change, Patch, Release
 
 
@@ -46,25 +47,47 @@ def blob_id(data: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
 
 
-def blob_of(path: Path) -> str:
-    """Returns the blob id of a file, or `NO_BLOB` where there is none.
+def read(path: Path) -> bytes | None:
+    """Returns the content of a file, or None where there is none.
 
     Raises:
         TreeError: If it is there and cannot be read.
     """
     try:
-        return blob_id(path.read_bytes())
+        if not stat.S_ISREG(path.stat().st_mode):
+            # Nobody may ever write to a FIFO.
+            raise OSError(errno.EINVAL, "it is a directory, a FIFO or a device")
+        return path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
-        return NO_BLOB
+        return None
     except OSError as error:
         raise TreeError(
             f"{path} cannot be read ({error.strerror}). Expected a plain, readable file there."
         ) from None
 
 
-def is_installed(tree: Path) -> bool:
-    """Whether a tree is an installation (`site-packages`) rather than sources."""
-    return any(any(tree.glob(f"{name}-*.dist-info")) for name in ("torch_geometric", "pyg_nightly"))
+def blob_of(path: Path, known: Collection[str] = ()) -> str:
+    """Returns the blob id of a file, or `NO_BLOB` where there is none.
+
+    Args:
+        path: The file.
+        known: Blob ids to recognise. A file that is none of them, and ends each line with
+            CRLF, is taken for what it is with LF, if that is one of them.
+
+    Raises:
+        TreeError: If it is there and cannot be read.
+    """
+    data = read(path)
+    return NO_BLOB if data is None else blob_id(recognised(data, known)[0])
+
+
+def recognised(data: bytes, known: Collection[str]) -> tuple[bytes, bool]:
+    """The content as a release has it, and whether the line ends were CRLF in place of LF."""
+    plain = data.replace(b"\r\n", b"\n")
+    is_crlf = plain != data and plain.replace(b"\n", b"\r\n") == data
+    if is_crlf and blob_id(data) not in known and blob_id(plain) in known:
+        return plain, True
+    return data, False
 
 
 def identify(tree: Path, catalogue: Catalogue) -> list[Release]:
@@ -77,7 +100,8 @@ def identify(tree: Path, catalogue: Catalogue) -> list[Release]:
     Raises:
         TreeError: If there is no PyG in it at all.
     """
-    version_blob = blob_of(tree / VERSION_FILE)
+    known = {blob for release in catalogue.releases for blob in release.version_blobs}
+    version_blob = blob_of(tree / VERSION_FILE, known)
     if version_blob == NO_BLOB:
         raise TreeError(
             f"{tree} holds no PyG: expected a directory with {VERSION_FILE} in it, "
@@ -91,28 +115,36 @@ def _fits_by_files(tree: Path, release: Release) -> bool:
     changes = [c for patch in release.patches for c in patch.changes if c.before != NO_BLOB]
     library = [c for c in changes if c.path.startswith("torch_geometric/")]
     return bool(library) and all(
-        blob_of(tree / change.path) in (change.before, change.after) for change in library
+        blob_of(tree / change.path, _known(change)) in _known(change) for change in library
     )
 
 
-def plan(tree: Path, patches: Sequence[Patch]) -> list[Step]:
+def _known(change: Change) -> tuple[str, str]:
+    return change.before, change.after
+
+
+def plan(tree: Path, patches: Sequence[Patch], *, installed: bool = False) -> list[Step]:
     """Finds how each patch stands in a tree, and changes nothing.
+
+    Args:
+        tree: The tree.
+        patches: The patches.
+        installed: Whether it is an installed PyG, which gets no tests.
 
     Raises:
         TreeError: If a file that a patch touches is neither as released nor as patched, or
-            if some files of a patch are the one, and some the other.
+            if some files of a patch are the one, and some the other; or if a link leads to
+            such a file outside of the tree.
     """
-    installed = is_installed(tree)
     steps = []
     faults: list[str] = []
     for patch in patches:
         if installed and not patch.is_for_library:
             steps.append(Step(patch, State.LEFT_OUT, "an installed PyG has no tests"))
             continue
-        blobs = [(change, blob_of(tree / change.path)) for change in patch.changes]
-        strangers = [
-            (change, blob) for change, blob in blobs if blob not in (change.before, change.after)
-        ]
+        faults += [fault for change in patch.changes if (fault := _leads_out(tree, change.path))]
+        blobs = [(change, blob_of(tree / change.path, _known(change))) for change in patch.changes]
+        strangers = [(change, blob) for change, blob in blobs if blob not in _known(change)]
         if all(
             change.path.startswith("test/") and change.before != NO_BLOB and blob == NO_BLOB
             for change, blob in blobs
@@ -128,8 +160,25 @@ def plan(tree: Path, patches: Sequence[Patch]) -> list[Step]:
         else:
             faults.append(_explain_half(tree, patch, blobs))
     if faults:
-        raise TreeError(" ".join(faults))
+        raise TreeError(" ".join(dict.fromkeys(faults)))
     return steps
+
+
+def _leads_out(tree: Path, path: str) -> str:
+    """What is wrong where a directory of a tree is a link to one elsewhere; "" if none is.
+
+    A file that is a link gets a copy of its own in place of the link. A directory would have
+    to be copied whole, and whoever made it a link wants what it points to in use.
+    """
+    for directory in reversed((tree / path).parents):
+        if directory.is_symlink() and directory != tree and tree in directory.parents:
+            target = directory.resolve()
+            if not target.is_relative_to(tree.resolve()):
+                return (
+                    f"{directory} is a link to {target}, outside of the tree: others may use what "
+                    f"is there. Patch it where it is (--tree), or put a copy in place of the link."
+                )
+    return ""
 
 
 def _explain_half(tree: Path, patch: Patch, blobs: Sequence[tuple[Change, str]]) -> str:
@@ -150,6 +199,12 @@ def _explain(tree: Path, patch: Patch, change: Change, blob: str) -> str:
         f"{change.path} has local changes: expected blob {change.before[:10]} (as released) or "
         f"{change.after[:10]} (as patched), found {blob[:10]}."
     )
+    raw = (tree / change.path).read_bytes()
+    if b"\r\n" in raw and blob_id(raw.replace(b"\r\n", b"\n")) in (change.before, change.after):
+        return (
+            f"{change.path} ends some lines with CRLF and others with LF. Expected all as "
+            f"released (LF), or all CRLF. Give it one kind of line ends, and call this again."
+        )
     if change.before == NO_BLOB:
         return f"{message} Move that file away, and call this again."
     patched_file = next(f for f in patch.hunks if f.path == change.path)
@@ -191,52 +246,107 @@ def _first_misfit(text: str, patched_file: PatchedFile) -> str:
 def apply(tree: Path, steps: Sequence[Step], *, reverse: bool = False) -> list[Patch]:
     """Brings every patch of a plan to the wanted state, and returns those that were not in it.
 
-    Files are patched as copies, checked against their recorded blob ids, and
-    only then moved into place. Whatever goes wrong, an interruption included,
-    the tree is left as it was.
-
     Args:
         tree: The tree that `plan` looked at.
         steps: What `plan` returned.
         reverse: Whether to take the patches out instead.
 
     Raises:
-        TreeError: If the tree cannot be written, or `git apply` fails.
+        TreeError: If the tree cannot be written, or `git apply` fails. The tree is as it was.
     """
-    wanted = State.PATCHED if reverse else State.PRISTINE
-    todo = [step.patch for step in steps if step.state is wanted]
-    if not todo:
-        return []
-    with tempfile.TemporaryDirectory(prefix="pyg-threadsafe-") as name:
-        stage = Path(name)
-        for patch in todo:
-            _patch_copies(tree, stage, patch, reverse)
-        try:
-            _move_into_place(tree, stage, [c for patch in todo for c in patch.changes])
-        except OSError as error:
-            raise TreeError(
-                f"{error.filename or tree} cannot be written ({error.strerror}). The tree is as it "
-                f"was. Check its permissions and the space on its disk."
-            ) from None
+    todo = to_do(steps, reverse=reverse)
+    transactions.write(contents(tree, todo, reverse=reverse), tree)
     return todo
 
 
-def _patch_copies(tree: Path, stage: Path, patch: Patch, reverse: bool) -> None:
+def to_do(steps: Sequence[Step], *, reverse: bool = False) -> list[Patch]:
+    """Returns the patches of a plan that are not in the wanted state."""
+    wanted = State.PATCHED if reverse else State.PRISTINE
+    return [step.patch for step in steps if step.state is wanted]
+
+
+def contents(
+    tree: Path, patches: Sequence[Patch], *, reverse: bool = False
+) -> dict[Path, transactions.Wanted]:
+    """Returns what the files of a tree are to hold once patches are applied, or taken out.
+
+    `git apply` patches copies, which are checked against their recorded blob ids. The
+    bytecode of each file is to go: Python may be told to use it without a look at the source.
+
+    Raises:
+        TreeError: If `git apply` fails, or there is no space for the copies.
+    """
+    files: dict[Path, transactions.Wanted] = {}
+    if not patches:
+        return files
+    try:
+        with tempfile.TemporaryDirectory(prefix="pyg-threadsafe-") as name:
+            stage = Path(name)
+            crlf: set[str] = set()
+            for patch in patches:
+                crlf |= _patch_copies(tree, stage, patch, reverse)
+            for change in (change for patch in patches for change in patch.changes):
+                copy, target = stage / change.path, tree / change.path
+                data = copy.read_bytes() if copy.exists() else None
+                if data is not None and change.path in crlf:
+                    data = data.replace(b"\n", b"\r\n")
+                files[target] = transactions.Wanted(data)
+                files |= dict.fromkeys(bytecode_of(target), GONE)
+    except OSError as error:
+        raise TreeError(
+            f"The patched copies could not be made in {error.filename or 'a temporary directory'} "
+            f"({error.strerror}). The tree is as it was. TMPDIR=DIR names another place for them."
+        ) from None
+    return files
+
+
+# What is wanted of bytecode.
+GONE = transactions.Wanted(None, is_cache=True)
+
+
+def bytecode_of(file: Path) -> list[Path]:
+    """Returns the files that hold the bytecode of a Python file, of any version of Python."""
+    # Not by `glob`, to which a name could be a pattern.
+    try:
+        files = sorted((file.parent / "__pycache__").iterdir())
+    except OSError:
+        return []
+    return [f for f in files if f.name.startswith(f"{file.stem}.") and f.name.endswith(".pyc")]
+
+
+def _patch_copies(tree: Path, stage: Path, patch: Patch, reverse: bool) -> set[str]:
+    """Patches copies, and returns the paths of those that are to end their lines with CRLF."""
+    crlf = set()
     for change in patch.changes:
         copy = stage / change.path
         copy.parent.mkdir(parents=True, exist_ok=True)
-        if (tree / change.path).exists() and not copy.exists():
-            shutil.copyfile(tree / change.path, copy)
+        data = read(tree / change.path)
+        if data is None:
+            # A new file does as the rest of its tree does.
+            is_crlf = b"\r\n" in (read(tree / VERSION_FILE) or b"")
+        else:
+            data, is_crlf = recognised(data, _known(change))
+            if not copy.exists():
+                copy.write_bytes(data)
+        if is_crlf:
+            crlf.add(change.path)
     result = git_apply(patch.file, stage, *(["--reverse"] if reverse else []))
     for change in patch.changes:
         expected = change.before if reverse else change.after
         found = blob_of(stage / change.path)
         if result.returncode != 0 or found != expected:
+            if shutil.disk_usage(stage).free < _NO_SPACE:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(stage.parent))
             raise TreeError(
                 f"{patch.name} did not give what it records for {change.path}: expected blob "
                 f"{expected[:10]}, found {found[:10]} {last_lines(result.stderr)}. The tree is as "
                 f"it was. 'scripts/kit.sh validate' says which patches are sound."
             )
+    return crlf
+
+
+# A disk with less than this, in bytes, counts as full where `git apply` fails.
+_NO_SPACE = 1 << 16
 
 
 def git_apply(patch_file: Path, stage: Path, *options: str) -> "subprocess.CompletedProcess[str]":
@@ -246,127 +356,4 @@ def git_apply(patch_file: Path, stage: Path, *options: str) -> "subprocess.Compl
     command = ["git", "apply", "--unidiff-zero", "--whitespace=nowarn", *options]
     # No git repository around the stage may have a say.
     env = {"GIT_CEILING_DIRECTORIES": str(stage.parent), "GIT_CONFIG_GLOBAL": os.devnull}
-    return run([*command, patch_file], cwd=stage, env=env)
-
-
-def _move_into_place(tree: Path, stage: Path, changes: Sequence[Change]) -> None:
-    # A link is followed: what it points to is the file in use.
-    write_all(
-        {
-            (tree / change.path).resolve(): (
-                (stage / change.path).read_bytes() if (stage / change.path).exists() else None
-            )
-            for change in changes
-        },
-        tree.resolve(),
-    )
-
-
-def write_all(files: Mapping[Path, bytes | None], top: Path) -> None:
-    """Writes all of some files, or none: a failure or an interruption undoes what was done.
-
-    Args:
-        files: The new content of each; None removes it, and what directories that empties.
-        top: The directory below which they lie. It stays.
-
-    Raises:
-        OSError: If one cannot be written.
-    """
-    before = {path: path.read_bytes() if path.exists() else None for path in files}
-    made: list[Path] = []
-    try:
-        for path, data in files.items():
-            if data is not None:
-                made += _make_directories(path.parent)
-                replace(path, data)
-            elif path.exists():
-                path.unlink()
-                _remove_empty_directories(path.parent, top)
-    except BaseException:
-        for path, data in before.items():
-            if data is None:
-                # Not `missing_ok`: a file in the place of its directory is another error.
-                if path.exists():
-                    path.unlink()
-            elif not path.exists() or path.read_bytes() != data:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                replace(path, data)
-        for directory in reversed(made):
-            with contextlib.suppress(OSError):
-                directory.rmdir()
-        raise
-
-
-def replace(target: Path, data: bytes) -> None:
-    """Writes a file in one step, so that nobody ever sees half of it; its mode stays."""
-    descriptor, name = tempfile.mkstemp(prefix=".pyg-threadsafe-", dir=target.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-        if target.exists():
-            shutil.copymode(target, name)
-        else:
-            Path(name).chmod(0o644)
-        Path(name).replace(target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
-def _make_directories(directory: Path) -> list[Path]:
-    missing = [d for d in (directory, *directory.parents) if not d.exists()]
-    directory.mkdir(parents=True, exist_ok=True)
-    return missing[::-1]
-
-
-def _remove_empty_directories(directory: Path, top: Path) -> None:
-    for candidate in _up_to(directory, top):
-        try:
-            candidate.rmdir()
-        except OSError:
-            return
-
-
-def _up_to(directory: Path, top: Path) -> Iterator[Path]:
-    while directory != top and top in directory.parents:
-        yield directory
-        directory = directory.parent
-
-
-def commit(tree: Path, patches: Sequence[Patch], *, reverse: bool = False) -> None:
-    """Commits applied (or reversed) patches in a repository of the kit's, one commit each."""
-    if not patches:
-        return
-    # By one `git fast-import`, since `git commit` reads the whole tree, each time.
-    identity = "pyg-threadsafe <maintainers@pyg-threadsafe.example>"
-    now = email.utils.formatdate(localtime=True)
-    head = git("rev-parse", "HEAD", cwd=tree).strip()
-    stream = bytearray()
-    for number, patch in enumerate(reversed(patches) if reverse else patches):
-        author, date = (identity, now) if reverse else (patch.author, patch.date)
-        message = f"{patch.subject}\n\n{patch.body}\n"
-        if reverse:
-            message = f'Revert "{patch.subject}"\n\nThis takes {patch.name} out again.\n'
-        text = message.encode()
-        stream += f"commit {_NEW}\nauthor {author} {date}\ncommitter {identity} {now}\n".encode()
-        stream += b"data %d\n%b" % (len(text), text)
-        stream += f"from {head}\n".encode() if number == 0 else b""
-        for change in patch.changes:
-            file = tree / change.path
-            if not file.exists():
-                stream += f"D {change.path}\n".encode()
-                continue
-            data = file.read_bytes()
-            mode = "100755" if os.access(file, os.X_OK) else "100644"
-            stream += f"M {mode} inline {change.path}\ndata {len(data)}\n".encode() + data + b"\n"
-    options = ["--quiet", "--force", "--date-format=rfc2822"]
-    git("fast-import", *options, cwd=tree, stdin=stream.decode())
-    paths = [change.path for patch in patches for change in patch.changes]
-    git("update-ref", "HEAD", _NEW, cwd=tree)
-    git("update-ref", "-d", _NEW, cwd=tree)
-    # What else the user has staged stays staged.
-    git("reset", "--quiet", "--", *paths, cwd=tree)
-
-
-# Where new commits grow until all of them are there.
-_NEW = "refs/pyg-threadsafe/new"
+    return run([*command, "--", patch_file], cwd=stage, env=env)

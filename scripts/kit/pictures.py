@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
-from kit import patching
+from kit import transactions
 
 # Text and axes are drawn in this colour, which the file turns into that of the reader's scheme.
 INK = "#010203"
@@ -82,7 +82,7 @@ def save(figure: Any, file: Path, title: str, description: str) -> None:  # noqa
     figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
     pyplot.close(figure)
     file.parent.mkdir(parents=True, exist_ok=True)
-    patching.replace(file, compact(buffer.getvalue(), title, description).encode())
+    transactions.replace(file, compact(buffer.getvalue(), title, description).encode())
 
 
 def compact(svg: str, title: str, description: str) -> str:

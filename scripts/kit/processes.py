@@ -18,6 +18,8 @@ _RUN_PIP = Path(__file__).parent / "programs" / "run_pip.py"
 _GIT_LOCAL = (
     *("-c", "core.autocrlf=false"),
     *("-c", "core.hooksPath=" + os.devnull),
+    *("-c", "core.fsmonitor=false"),
+    *("-c", "core.alternateRefsCommand=true"),
     *("-c", "commit.gpgSign=false"),
     *("-c", "tag.gpgSign=false"),
     *("-c", "gc.auto=0"),
@@ -27,6 +29,11 @@ _GIT_LOCAL = (
     *("-c", "user.name=pyg-threadsafe"),
     *("-c", "user.email=maintainers@pyg-threadsafe.example"),
 )
+
+
+# For a repository whose settings somebody else may have written: what it lacks is not fetched
+# from where they say (which can run a program), nor is one object taken for another.
+ALONE = {"GIT_ALLOW_PROTOCOL": "", "GIT_NO_LAZY_FETCH": "1", "GIT_NO_REPLACE_OBJECTS": "1"}
 
 
 def run(
@@ -50,21 +57,37 @@ def run(
         ToolError: If the program does not exist, or is none.
         subprocess.TimeoutExpired: If it ran for longer than `timeout`.
     """
+    arguments = [str(part) for part in command]
     try:
-        return subprocess.run(
-            [str(part) for part in command],
+        process = subprocess.Popen(
+            arguments,
             cwd=cwd,
             env={**_inherited(), **(env or {})},
-            input=stdin if stdin is not None else "",
-            capture_output=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             encoding="utf-8",
             errors="replace",
-            timeout=timeout,
+            # A group of its own: what it has started ends with it. Git's own helpers would
+            # else wait for a server for ever.
+            start_new_session=True,
         )
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        if error.filename is not None and error.filename != arguments[0]:
+            raise ToolError(
+                f"{command[0]} cannot be run in {error.filename}: there is no such directory."
+            ) from None
         raise ToolError(f"{command[0]} was not found. Install it, and call this again.") from None
     except OSError as error:
         raise ToolError(f"{command[0]} cannot be run ({error.strerror}). Name a program.") from None
+    with process:
+        try:
+            output, errors = process.communicate(stdin or "", timeout=timeout)
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            raise
+    return subprocess.CompletedProcess(arguments, process.returncode, output, errors)
 
 
 def _inherited() -> dict[str, str]:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kit import patching, releases, sources
+from kit import patching, releases, sources, transactions
 from kit.errors import SourceError, ToolError, TreeError, UsageError, shown
 from kit.processes import git, last_lines, run
 from kit.releases import NO_BLOB, Catalogue, Patch, Release
@@ -448,10 +448,7 @@ def write_files(files: Mapping[Path, bytes | None]) -> None:
     Raises:
         TreeError: If one of them cannot be written.
     """
-    try:
-        patching.write_all(files, releases.PATCHES.parent)
-    except OSError as error:
-        raise TreeError(
-            f"{error.filename or 'A file'} cannot be written ({error.strerror}). Nothing was "
-            f"changed. Check its permissions and the space on its disk."
-        ) from None
+    top = releases.PATCHES.parent
+    with transactions.locked(top):
+        transactions.recover(top)
+        transactions.write({path: transactions.Wanted(data) for path, data in files.items()}, top)

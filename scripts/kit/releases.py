@@ -198,7 +198,7 @@ class Patch:
                 continue
             first = section.split("\n", 1)[0]
             paths = re.fullmatch(r"diff --git a/(\S+) b/\1", first)
-            if not paths or ".." in paths[1].split("/"):
+            if not paths or paths[1].startswith("/") or ".." in paths[1].split("/"):
                 expected = "'diff --git a/PATH b/PATH', with the same path below PyG's root twice"
                 raise records.fault(self.file, "the line 'diff --git'", first, expected)
             index = re.search(r"^index (.*)$", section.split("\n@@ ", 1)[0], flags=re.MULTILINE)

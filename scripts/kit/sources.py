@@ -3,29 +3,26 @@
 import contextlib
 import enum
 import functools
+import glob
 import hashlib
 import os
+import re
+import shutil
 import subprocess
 import sys
 import tempfile
-import zipfile
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import platformdirs
 from filelock import FileLock
 from packaging.version import Version
 
-from kit.errors import SourceError
+from kit.archives import unpack
+from kit.errors import SourceError, ToolError, UsageError
 from kit.processes import git, last_lines, pip, run
 from kit.releases import Release
-
-if sys.version_info >= (3, 12):
-    import tarfile
-else:
-    # Python 3.10.0 to 3.11.3 (Debian 12 has 3.11.2) lacks the filters of tarfile.
-    from backports import tarfile
 
 UPSTREAM = "https://github.com/pyg-team/pytorch_geometric.git"
 
@@ -66,7 +63,23 @@ class Source:
 def default_cache() -> Path:
     """Returns the download cache: `PYG_THREADSAFE_CACHE`, or the platform's place for caches."""
     named = os.environ.get("PYG_THREADSAFE_CACHE")
-    return Path(named) if named else platformdirs.user_cache_path("pyg-threadsafe")
+    # Absolute: git and pip run in other directories.
+    return Path(named).absolute() if named else platformdirs.user_cache_path("pyg-threadsafe")
+
+
+def check_url(url: str) -> str:
+    """Returns the address of a git repository, if that is all it is.
+
+    Raises:
+        UsageError: If git would take it for an option, or for a program to run.
+    """
+    if not url or url.startswith("-") or re.match(r"[A-Za-z0-9][A-Za-z0-9+.-]*::", url):
+        raise UsageError(
+            f"--git-url '{url}' is no address of a git repository. Expected one such as "
+            f"{UPSTREAM}, or a path; what begins with a dash, and transports that run programs "
+            f"('ext::'), are refused."
+        )
+    return url
 
 
 def materialize(release: Release, source: Source, dest: Path) -> str:
@@ -137,7 +150,7 @@ def find_tag(version: str, source: Source) -> tuple[str | None, str | None]:
     for tag in dict.fromkeys((version, parsed.base_version)):
         refs = [f"refs/tags/{tag}", f"refs/tags/{tag}^{{}}"]
         try:
-            command = ["git", "ls-remote", source.git_url, *refs]
+            command = ["git", "ls-remote", "--", source.git_url, *refs]
             lines = run(command, env=GIT_REMOTE, timeout=FETCH_TIMEOUT).stdout.splitlines()
         except subprocess.TimeoutExpired:
             return version, None
@@ -162,7 +175,7 @@ def _choose(release: Release, source: Source) -> Kind:
 def _answers(source: Source) -> bool:
     source.notify(f"Asking {source.git_url} ...")
     try:
-        command = ["git", "ls-remote", "--exit-code", source.git_url, "HEAD"]
+        command = ["git", "ls-remote", "--exit-code", "--", source.git_url, "HEAD"]
         return run(command, env=GIT_REMOTE, timeout=ANSWER_TIMEOUT).returncode == 0
     except subprocess.TimeoutExpired:
         return False
@@ -170,7 +183,12 @@ def _answers(source: Source) -> bool:
 
 # Nothing may ask for a password. The user's own settings (proxy, credentials,
 # certificates) count here, unlike in a tree of the kit's own.
-GIT_REMOTE = {"GIT_TERMINAL_PROMPT": "0", "GIT_ASKPASS": "true"}
+# Transports that run programs stay off, whatever the settings or a redirection say.
+GIT_REMOTE = {
+    "GIT_TERMINAL_PROMPT": "0",
+    "GIT_ASKPASS": "true",
+    "GIT_ALLOW_PROTOCOL": "file:git:http:https:ssh",
+}
 
 
 @contextlib.contextmanager
@@ -184,15 +202,15 @@ def _locked(path: Path, what: str, source: Source) -> Iterator[None]:
         except TimeoutError:
             source.notify(f"Waiting for another run that gets {what} ...")
             lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
     except OSError as error:
         raise SourceError(
             f"The download cache {source.cache} cannot be written ({error.strerror}). Expected a "
-            f"directory of yours; PYG_THREADSAFE_CACHE=DIR names another one."
+            f"directory of yours, on a disk with space; PYG_THREADSAFE_CACHE=DIR names another one."
         ) from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _commit_path(release: Release, cache: Path) -> Path:
@@ -208,14 +226,22 @@ def _cached_commit(release: Release, source: Source) -> Path:
         )
     path = _commit_path(release, source.cache)
     with _locked(path, f"commit {release.commit[:10]}", source):
+        _check_owner(path)
         if path.exists():
-            return path
+            if _is_sound(path, release.commit):
+                return path
+            if source.offline:
+                raise SourceError(
+                    f"{path} is not what was fetched: expected commit {release.commit}, whole and "
+                    f"with nothing else. Call this once without --offline to replace it."
+                )
+            shutil.rmtree(path)
         if source.offline:
             raise SourceError(
                 f"--offline was given, and the cache {source.cache} does not hold commit "
                 f"{release.commit[:10]} of PyG {release.version}. Call this once without --offline."
             )
-        with tempfile.TemporaryDirectory(prefix="fetch-", dir=path.parent) as name:
+        with _partial(path) as name:
             partial = Path(name) / "repository.git"
             git("init", "--quiet", "--template=", "--bare", partial, cwd=path.parent)
             _fetch(release, source, partial)
@@ -224,12 +250,56 @@ def _cached_commit(release: Release, source: Source) -> Path:
     return path
 
 
+# All that git needs to know of a bare repository. What else one says is not read.
+_BARE = "[core]\n\trepositoryformatversion = 0\n\tbare = true\n"
+
+
+def _is_sound(repository: Path, commit: str) -> bool:
+    """Whether a repository in the cache is as it was fetched; its settings are made so."""
+    try:
+        (repository / "config").write_text(_BARE, encoding="utf-8")
+        for name in ("hooks", "info", "objects/info/alternates", "objects/info/http-alternates"):
+            if (repository / name).is_dir() and not (repository / name).is_symlink():
+                shutil.rmtree(repository / name)
+            else:
+                (repository / name).unlink(missing_ok=True)
+        pinned = git("rev-parse", "--verify", "refs/heads/pinned", cwd=repository).strip()
+        if pinned != commit:
+            return False
+        # Each object is hashed anew, and none is missing.
+        git("fsck", "--full", "--no-dangling", "--no-progress", commit, cwd=repository)
+    except (OSError, ToolError):
+        return False
+    return True
+
+
+def _check_owner(path: Path) -> None:
+    """Refuses what another user has put into the cache, as git would, by name."""
+    if path.exists() and path.stat().st_uid != os.geteuid():
+        raise SourceError(
+            f"{path} belongs to user {path.stat().st_uid}, and you are user {os.geteuid()}: "
+            f"another user could change it while it is used. PYG_THREADSAFE_CACHE=DIR names a "
+            f"cache of yours."
+        )
+
+
+@contextlib.contextmanager
+def _partial(path: Path) -> Iterator[str]:
+    """A folder for what is being got for a cache entry; call it with the lock of the entry held."""
+    prefix = f"{path.name}.partial-"
+    for left in path.parent.glob(f"{glob.escape(prefix)}*"):
+        shutil.rmtree(left, ignore_errors=True)  # of a run that was killed
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=path.parent) as name:
+        yield name
+
+
 def _fetch(release: Release, source: Source, repository: Path) -> None:
     source.notify(f"Fetching PyG {release.version} from {source.git_url} ...")
     assert release.commit is not None
 
     def fetch(ref: str) -> "subprocess.CompletedProcess[str]":
-        command = ["git", "fetch", "--quiet", "--no-tags", "--depth=1", source.git_url, ref]
+        command = ["git", "fetch", "--quiet", "--no-tags", "--depth=1", "--"]
+        command += [source.git_url, ref]
         try:
             return run(command, cwd=repository, env=GIT_REMOTE, timeout=FETCH_TIMEOUT)
         except subprocess.TimeoutExpired:
@@ -267,22 +337,26 @@ def archive(release: Release, source: Source) -> Path:
     path = source.cache / "archives" / release.archive
     with _locked(path, release.archive, source):
         if path.exists():
-            if sha256(path) == release.sha256:
+            if path.is_file() and sha256(path) == release.sha256:
                 return path
             # Only a finished download is ever moved here: the disk, or somebody,
             # has changed it since.
             if source.offline:
                 raise SourceError(
                     f"{path} is not what its pin says: expected sha256 {release.sha256}, found "
-                    f"{sha256(path)}. Call this once without --offline to replace it."
+                    f"{sha256(path) if path.is_file() else 'a directory'}. Call this once without "
+                    f"--offline to replace it."
                 )
-            path.unlink()
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
         if source.offline:
             raise SourceError(
                 f"--offline was given, and the cache {source.cache} does not hold "
                 f"{release.archive}. Call this once without --offline."
             )
-        with tempfile.TemporaryDirectory(prefix="download-", dir=path.parent) as name:
+        with _partial(path) as name:
             downloaded = _download(release, source, Path(name))
             found = sha256(downloaded)
             if found != release.sha256:
@@ -330,7 +404,13 @@ def _pip_download(
     command = [*pip(sys.executable), "download", "--quiet", "--no-deps", "--no-build-isolation"]
     command += ["--ignore-requires-python", "--retries=2", *options]
     command += ["--requirement", requirements, "--dest", directory]
-    return run(command, env={"PIP_NO_CACHE_DIR": "1"})
+    try:
+        return run(command, env={"PIP_NO_CACHE_DIR": "1"}, timeout=FETCH_TIMEOUT)
+    except subprocess.TimeoutExpired:
+        raise SourceError(
+            f"PyPI, or the mirror that pip uses, did not send {requirement.split()[0]} within "
+            f"{FETCH_TIMEOUT:.0f} s. Check the network, and try again."
+        ) from None
 
 
 def _not_downloaded(what: str, result: "subprocess.CompletedProcess[str]") -> SourceError:
@@ -352,19 +432,3 @@ def _hash_mismatch(release: Release, found: str) -> SourceError:
 def sha256(path: Path) -> str:
     """Returns the sha256 of a file, in hex."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def unpack(archive: Path, dest: Path, only: Collection[str] | None = None) -> None:
-    """Unpacks an archive without its top folder; `only` names the files to take."""
-    if archive.suffix == ".whl":
-        with zipfile.ZipFile(archive) as wheel:
-            for name in wheel.namelist():
-                # A wheel's metadata would make sources look like an installation.
-                if name.startswith("torch_geometric/") and (only is None or name in only):
-                    wheel.extract(name, dest)
-        return
-    with tarfile.open(archive) as sdist:
-        for member in sdist:
-            member.name = "/".join(PurePosixPath(member.name).parts[1:])
-            if member.name and (only is None or member.name in only):
-                sdist.extract(member, dest, filter="data")

@@ -109,7 +109,7 @@ class World:
         self, *arguments: str | Path, env: dict[str, str] | None = None
     ) -> tuple[list[str], dict[str, str]]:
         program = (
-            "import pathlib, sys; from kit import cli, releases;"
+            "import pathlib, sys; del sys.path[0]; from kit import cli, releases;"
             f"releases.PATCHES = pathlib.Path({str(self.patches)!r}); cli.main()"
         )
         environment = {
@@ -229,7 +229,8 @@ def catalogue(world: World) -> releases.Catalogue:
 def tree(world: World, tmp_path: Path) -> Path:
     """A user's own source tree of 1.8.0, with upstream's test in it."""
     root = tmp_path / "tree"
-    write(root, {**library("1.8.0"), UPSTREAM_TEST: TEST_BEFORE, "notes.txt": "mine\n"})
+    files = {UPSTREAM_TEST: TEST_BEFORE, "setup.py": "", "notes.txt": "mine\n"}
+    write(root, {**library("1.8.0"), **files})
     return root
 
 

@@ -1,5 +1,6 @@
 """`apply` on a tree of the user's own, and what it refuses."""
 
+import dataclasses
 import re
 import shutil
 from pathlib import Path
@@ -12,7 +13,9 @@ from conftest import (
     NEW_TEST,
     VERSION_FILE,
     World,
+    git,
     library,
+    make_patch,
     refused,
     tree_of,
     write,
@@ -54,9 +57,13 @@ def test_tree_without_tests_is_restored_to_the_byte(world: World, tree: Path) ->
 def test_tree_check(world: World, tree: Path) -> None:
     before = tree_of(tree)
     result = world.apply("1.8.0", "--tree", tree, "--check")
-    assert result.returncode == 0
+    assert result.returncode == 1
     assert result.stdout.count("would be applied") == 3
     assert tree_of(tree) == before
+    assert world.apply("1.8.0", "--tree", tree, "--check", "--reverse").returncode == 0
+    assert world.apply("1.8.0", "--tree", tree).returncode == 0
+    assert world.apply("1.8.0", "--tree", tree, "--check").returncode == 0
+    assert world.apply("1.8.0", "--tree", tree, "--check", "--reverse").returncode == 1
 
 
 def test_installed_package_gets_no_tests(world: World, tmp_path: Path) -> None:
@@ -66,7 +73,11 @@ def test_installed_package_gets_no_tests(world: World, tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert (site / LAYER).read_text() == AFTER
     assert not (site / "test").exists()
-    assert "an installed PyG has no tests" in result.stdout
+    assert "left out" not in result.stdout
+    assert result.stdout.splitlines()[1:] == [
+        "  applied: gatv2_conv",
+        "Restart the service: a Python that runs has the old code in memory.",
+    ]
 
 
 def test_tree_that_is_half_patched_is_finished(world: World, tree: Path) -> None:
@@ -105,8 +116,16 @@ def test_bad_words(world: World, arguments: list[str], code: int, said: list[str
     refused(world.apply(*arguments), code, *said)
 
 
-def test_no_version_names_the_tree(world: World, tree: Path) -> None:
-    refused(world.apply("--tree", tree), 2, "holds PyG 1.8.0")
+def test_a_tree_says_which_release_it_is(world: World, tree: Path) -> None:
+    result = world.apply("--tree", tree)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("PyG 1.8.0 in ")
+    assert (tree / LAYER).read_text() == AFTER
+
+
+def test_a_tree_that_two_releases_fit_wants_a_version(world: World, tree: Path) -> None:
+    (tree / VERSION_FILE).write_text("__version__ = '1.8.0+ours'\n")
+    refused(world.apply("--tree", tree), 2, "No PyG version was named", "1.8.0 or 1.9.0")
 
 
 def test_local_changes_are_named(world: World, tree: Path) -> None:
@@ -150,3 +169,44 @@ def test_tree_of_no_known_version(world: World, tree: Path) -> None:
 
 def test_tree_without_pyg(world: World, tmp_path: Path) -> None:
     refused(world.apply("1.8.0", "--tree", tmp_path), 4, "holds no PyG", VERSION_FILE)
+
+
+@pytest.fixture
+def with_requirement(world: World, tmp_path: Path) -> World:
+    """A world in which `gatv2_conv` needs a series of its own, as the attention layers do."""
+    patches = tmp_path / "patches"
+    shutil.copytree(world.patches, patches)
+    pins = patches / "releases.toml"
+    text = pins.read_text().replace("[series]\n", '[series]\nmixin = "for two"\nother = "one"\n')
+    first, _, rest = text.partition("[[release]]")
+    needs = '[requires]\ngatv2_conv = ["mixin"]\nother = ["mixin"]\n\n'
+    pins.write_text(f"{first}{needs}[[release]]{rest}")
+    work = tmp_path / "work"
+    work.mkdir()
+    git("init", "-q", cwd=work)
+    for name in ("mixin", "other"):
+        file, message = f"torch_geometric/{name}.py", f"Add {name}\n\nWhy.\n\nReleases: 1.8.0"
+        make_patch(work, patches / name / "1.8.0.patch", {}, {file: "new\n"}, message)
+    return dataclasses.replace(world, patches=patches)
+
+
+def test_what_others_need_is_not_taken_out(with_requirement: World, tree: Path) -> None:
+    world, mixin = with_requirement, tree / "torch_geometric" / "mixin.py"
+    before = tree_of(tree)
+    assert world.apply("--tree", tree).returncode == 0
+    refused(
+        world.apply("--tree", tree, "--reverse", "--only", "mixin"),
+        2,
+        "needed by gatv2_conv, other",
+    )
+    assert world.apply("--tree", tree, "--reverse", "--only", "gatv2_conv").returncode == 0
+    assert (tree / LAYER).read_text() == BEFORE
+    assert mixin.exists()
+    # The last one that needs it takes it along.
+    assert world.apply("--tree", tree, "--reverse", "--only", "other").returncode == 0
+    assert not mixin.exists()
+    assert world.apply("--tree", tree, "--only", "gatv2_conv").returncode == 0
+    assert mixin.exists()
+    assert world.apply("--tree", tree).returncode == 0
+    assert world.apply("--tree", tree, "--reverse").returncode == 0
+    assert tree_of(tree) == before

@@ -126,7 +126,7 @@ def test_reverse(world: World, tmp_path: Path) -> None:
 def test_check_makes_nothing(world: World, tmp_path: Path) -> None:
     dest = tmp_path / "pyg"
     result = world.apply("1.8.0", "--source", "sdist", "--dest", dest, "--check")
-    assert result.returncode == 0
+    assert result.returncode == 1
     assert "would be applied: Patch gatv2_conv/1.8.0.patch" in result.stdout
     assert not dest.exists()
 
@@ -206,7 +206,8 @@ def test_a_commit_that_fails_leaves_a_checkout_as_it_was(
     shims.mkdir()
     shim = shims / "git"
     shim.write_text(
-        f'#!/bin/sh\ncase "$*" in *" update-ref HEAD"*) {real} "$@"; touch {shims}/once; exit 1;; '
+        f'#!/bin/sh\ncase "$*" in *" update-ref HEAD"*) {real} "$@"; '
+        f"[ -e {shims}/once ] || {{ touch {shims}/once; exit 1; }}; exit 0;; "
         f'esac\nexec {real} "$@"\n'
     )
     shim.chmod(0o755)
@@ -217,3 +218,52 @@ def test_a_commit_that_fails_leaves_a_checkout_as_it_was(
     after = tree_of(dest), git("rev-parse", "HEAD", cwd=dest), git("status", "-s", cwd=dest)
     assert after == before
     assert world.apply(*options).returncode == 0
+
+
+def test_settings_of_a_checkout_are_not_followed(world: World, tmp_path: Path) -> None:
+    """Somebody has changed a repository of the kit's: none of its programs is run."""
+    dest, marker = tmp_path / "pyg", tmp_path / "marker"
+    world.apply("1.8.0", "--source", "git", "--dest", dest)
+    world.apply("1.8.0", "--dest", dest, "--reverse")
+    program = tmp_path / "program"
+    write(tmp_path, {"program": f"#!/bin/sh\ntouch {marker}\ncat\n"})
+    program.chmod(0o755)
+    hooks = dest / ".git" / "hooks"
+    names = ("reference-transaction", "post-index-change", "pre-commit", "post-checkout")
+    write(hooks, dict.fromkeys(names, program.read_text()))
+    for hook in hooks.iterdir():
+        hook.chmod(0o755)
+    write(dest / ".git" / "info", {"attributes": "* filter=evil diff=evil\n"})
+    for name, value in {
+        "core.fsmonitor": str(program),
+        "core.hooksPath": str(hooks),
+        "core.sshCommand": str(program),
+        "core.pager": str(program),
+        "filter.evil.clean": str(program),
+        "filter.evil.smudge": str(program),
+        "filter.evil.process": str(program),
+        "filter.evil.required": "true",
+        "diff.external": str(program),
+        "gpg.program": str(program),
+        "commit.gpgSign": "true",
+        "core.alternateRefsCommand": str(program),
+        "extensions.partialClone": "origin",
+        "remote.origin.url": f"ext::{program}",
+        "remote.origin.uploadpack": str(program),
+        "protocol.ext.allow": "always",
+    }.items():
+        git("config", name, value, cwd=dest)
+    marker.unlink(missing_ok=True)
+    for options in ([], ["--reverse"], ["--check"], []):
+        result = world.apply("1.8.0", "--dest", dest, *options)
+        assert result.returncode in (0, 1), result.stderr
+        assert not marker.exists()
+    assert (dest / LAYER).read_text() == AFTER
+    assert git("show", f"HEAD:{LAYER}", cwd=dest) == AFTER
+
+
+def test_what_a_killed_run_has_left_beside_a_checkout_goes(world: World, tmp_path: Path) -> None:
+    left = tmp_path / ".pyg.pyg-threadsafe-abc"
+    write(left, {"tree/half": ""})
+    assert world.apply("1.8.0", "--source", "sdist", "--dest", tmp_path / "pyg").returncode == 0
+    assert not left.exists()

@@ -19,7 +19,7 @@ from conftest import (
     make_patch,
     tree_of,
 )
-from kit import patching, refreshing, releases
+from kit import refreshing, releases
 from kit.errors import KitError, SourceError, TreeError, UsageError
 from kit.refreshing import Refresh
 from kit.sources import Kind, Source
@@ -299,16 +299,16 @@ def test_all_or_nothing(
     result.proposals[own.patches.parent / "build" / "new" / "file.py"] = b"new\n"
     before = tree_of(own.patches.parent)
     calls = 0
-    real = patching.replace
+    real = Path.replace
 
-    def failing(target: Path, data: bytes) -> None:
+    def failing(path: Path, target: Path) -> Path:
         nonlocal calls
         calls += 1
         if calls == failing_call:
             raise error
-        real(target, data)
+        return real(path, target)
 
-    monkeypatch.setattr(patching, "replace", failing)
+    monkeypatch.setattr(Path, "replace", failing)
     with pytest.raises(TreeError if isinstance(error, OSError) else KeyboardInterrupt):
         refreshing.write(result)
     assert tree_of(own.patches.parent) == before

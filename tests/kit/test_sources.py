@@ -1,11 +1,15 @@
 """Where releases come from: git, PyPI, the cache."""
 
-import io
+import os
 import shutil
+import socket
 import subprocess
-import tarfile
+import time
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 from conftest import (
     World,
@@ -13,8 +17,11 @@ from conftest import (
     make_sdist,
     refused,
     tree_of,
+    write,
 )
 from kit import sources
+from kit.errors import SourceError
+from kit.releases import Catalogue
 
 
 def test_auto_prefers_git_and_falls_back(world: World, tmp_path: Path) -> None:
@@ -118,20 +125,158 @@ def test_two_runs_at_once_share_a_cache(world: World, tmp_path: Path, kind: str)
     assert trees[0] == trees[1] == trees[2]
 
 
+@pytest.mark.parametrize("url", ["--upload-pack=touch {}", "ext::touch {}", "-x", ""])
+@pytest.mark.parametrize("kind", ["auto", "git", "sdist"])
+def test_an_address_that_runs_a_program(world: World, tmp_path: Path, url: str, kind: str) -> None:
+    marker = tmp_path / "marker"
+    options = ["apply", "1.8.0", "--source", kind, "--dest", tmp_path / "pyg"]
+    result = world.run(*options, f"--git-url={url.format(marker)}")
+    refused(result, 2, "is no address of a git repository")
+    env = {"PYG_THREADSAFE_GIT_URL": url.format(marker)} if url else {}
+    if env:
+        refused(world.run(*options, env=env), 2, "is no address of a git repository")
+    assert not marker.exists()
+
+
+def test_a_setting_that_turns_an_address_into_a_program(world: World, tmp_path: Path) -> None:
+    """The user's settings count for a remote, but not for `ext::`."""
+    config, marker = tmp_path / "gitconfig", tmp_path / "marker"
+    config.write_text(
+        f'[url "ext::touch {marker} "]\n insteadOf = https://example.invalid/\n'
+        "[protocol]\n allow = always\n"
+    )
+    options = ["1.8.0", "--source", "git", "--git-url", "https://example.invalid/pyg.git"]
+    env = {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
+    config.rename(tmp_path / ".gitconfig")
+    result = world.run("apply", *options, "--dest", tmp_path / "pyg", env=env)
+    refused(result, 3, "could not be fetched", "transport 'ext' not allowed")
+    assert not marker.exists()
+
+
+def entry(world: World) -> Path:
+    (repository,) = (world.cache / "git").glob("*.git")
+    return repository
+
+
+def commit_something_else(repository: Path) -> None:
+    tree = git("write-tree", cwd=repository).strip()
+    commit = git("commit-tree", "-m", "not upstream's", tree, cwd=repository).strip()
+    git("update-ref", "refs/heads/pinned", commit, cwd=repository)
+
+
+def damage_a_pack(repository: Path) -> None:
+    (pack,) = [*repository.glob("objects/pack/*.pack")] or [None]
+    file = pack or next(f for f in repository.glob("objects/??/*"))
+    file.chmod(0o644)
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+def remove_an_object(repository: Path) -> None:
+    next(f for f in repository.glob("objects/*/*") if f.suffix != ".idx").unlink()
+
+
+def put_another_in_its_place(repository: Path) -> None:
+    """An object whose content is another one's: git reads it, and only a hash tells."""
+    for file in repository.glob("objects/??/*"):
+        data = zlib.decompress(file.read_bytes())
+        if data.startswith(b"blob") and b"self._alpha" in data:
+            file.chmod(0o644)
+            file.write_bytes(zlib.compress(data.replace(b"line 1\n", b"LINE 1\n")))
+
+
 @pytest.mark.parametrize(
-    ("name", "link"), [("x-1.0/../../outside", ""), ("x-1.0/link/outside", "../..")]
+    "spoil",
+    [
+        commit_something_else,
+        damage_a_pack,
+        remove_an_object,
+        put_another_in_its_place,
+        shutil.rmtree,
+    ],
 )
-def test_unpack_stays_in_its_folder(tmp_path: Path, name: str, link: str) -> None:
-    """On a Python whose own tarfile has no filters, too."""
-    archive, dest = tmp_path / "x-1.0.tar.gz", tmp_path / "in" / "dest"
-    with tarfile.open(archive, "w:gz") as sdist:
-        if link:
-            linked = tarfile.TarInfo("x-1.0/link")
-            linked.type, linked.linkname = tarfile.SYMTYPE, link
-            sdist.addfile(linked)
-        member = tarfile.TarInfo(name)
-        member.size = 4
-        sdist.addfile(member, io.BytesIO(b"text"))
-    with pytest.raises(sources.tarfile.FilterError):
-        sources.unpack(archive, dest)
-    assert list(tmp_path.rglob("outside")) == []
+def test_a_cached_commit_is_proved_at_each_use(
+    world: World, tmp_path: Path, spoil: Callable[[Path], None]
+) -> None:
+    options = ["1.8.0", "--source", "git", "--dest"]
+    assert world.apply(*options, tmp_path / "a").returncode == 0
+    spoil(entry(world))
+    if spoil is shutil.rmtree:
+        entry_path = (
+            world.cache / "git" / f"{git('rev-parse', '1.8.0', cwd=world.upstream).strip()}.git"
+        )
+        entry_path.mkdir()  # what a disk check leaves
+    refused(world.apply(*options, tmp_path / "b", "--offline"), 3, "not what was fetched")
+    result = world.apply(*options, tmp_path / "b")
+    assert result.returncode == 0, result.stderr
+    assert tree_of(tmp_path / "a") == tree_of(tmp_path / "b")
+
+
+def test_settings_in_the_cache_are_not_followed(world: World, tmp_path: Path) -> None:
+    options = ["1.8.0", "--source", "git", "--dest"]
+    assert world.apply(*options, tmp_path / "a").returncode == 0
+    marker = tmp_path / "marker"
+    hook = entry(world) / "hooks" / "reference-transaction"
+    write(hook.parent, {hook.name: f"#!/bin/sh\ntouch {marker}\n"})
+    hook.chmod(0o755)
+    with (entry(world) / "config").open("a") as config:
+        config.write(f"[uploadpack]\n packObjectsHook = touch {marker};\n[extensions]\n")
+    assert world.apply(*options, tmp_path / "b").returncode == 0
+    assert not marker.exists()
+
+
+def test_a_cache_of_another_user(world: World, tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can make files of another user")
+    options = ["1.8.0", "--source", "git", "--dest"]
+    assert world.apply(*options, tmp_path / "a").returncode == 0
+    os.chown(entry(world), 1234, 1234)
+    refused(
+        world.apply(*options, tmp_path / "b"), 3, "belongs to user 1234", "PYG_THREADSAFE_CACHE"
+    )
+    os.chown(tmp_path / "a", 1234, 1234)
+    refused(world.apply("1.8.0", "--dest", tmp_path / "a"), 4, "belongs to user 1234", "--dest")
+
+
+def test_a_relative_cache(world: World, tmp_path: Path) -> None:
+    cache = os.path.relpath(tmp_path / "elsewhere")
+    for kind in ("git", "sdist"):
+        env = {"PYG_THREADSAFE_CACHE": cache}
+        result = world.apply("1.8.0", "--source", kind, "--dest", tmp_path / kind, env=env)
+        assert result.returncode == 0, result.stderr
+    assert (tmp_path / "elsewhere" / "git").is_dir()
+
+
+def test_a_directory_in_the_place_of_an_archive(world: World, tmp_path: Path) -> None:
+    (world.cache / "archives" / "torch_geometric-1.8.0.tar.gz").mkdir(parents=True)
+    options = ["1.8.0", "--source", "sdist", "--dest", tmp_path / "pyg"]
+    refused(world.apply(*options, "--offline"), 3, "not what its pin says")
+    assert world.apply(*options).returncode == 0
+
+
+def test_what_a_killed_run_has_left_in_the_cache_goes(world: World, tmp_path: Path) -> None:
+    left = world.cache / "archives" / "torch_geometric-1.8.0.tar.gz.partial-abc"
+    write(left, {"half": ""})
+    assert world.apply("1.8.0", "--source", "sdist", "--dest", tmp_path / "pyg").returncode == 0
+    assert not left.exists()
+
+
+def test_a_server_that_stalls(
+    catalogue: Catalogue, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes the connection, and never answers: nothing that git has started goes on."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/pyg.git"
+        monkeypatch.setattr(sources, "FETCH_TIMEOUT", 2.0)
+        source = sources.Source(sources.Kind.GIT, url, False, world.cache, lambda message: None)
+        start = time.monotonic()
+        with pytest.raises(SourceError, match=r"did not send PyG 1\.8\.0 within 2 s"):
+            sources.materialize(catalogue.find("1.8.0"), source, tmp_path / "pyg")
+        assert time.monotonic() - start < 30
+        alive = [
+            child.name()
+            for child in psutil.process_iter(["cmdline"])
+            if url in " ".join(child.info["cmdline"] or ()) and child.status() != "zombie"
+        ]
+        assert alive == []

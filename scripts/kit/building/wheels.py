@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from kit import environments, patching, sources
+from kit import environments, patching, sources, transactions
 from kit.building.cuda import Target
 from kit.building.extensions import cached
 from kit.environments import Interpreter
@@ -108,7 +108,7 @@ def _relabel(
     tool("pack", "--dest-dir", work / "packed", root)
     made = cached(work / "packed")
     assert made is not None
-    patching.replace(dest / made.name, made.read_bytes())
+    transactions.replace(dest / made.name, made.read_bytes())
     return dest / made.name
 
 
@@ -151,7 +151,7 @@ def installed(wheels: Sequence[Path], modules: Sequence[str], target: Target) ->
 def copy(wheels: Sequence[Path], dest: Path) -> list[Path]:
     """Copies wheels into a directory, each in one step."""
     for wheel in wheels:
-        patching.replace(dest / wheel.name, wheel.read_bytes())
+        transactions.replace(dest / wheel.name, wheel.read_bytes())
     return [dest / wheel.name for wheel in wheels]
 
 

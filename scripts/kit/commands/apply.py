@@ -8,10 +8,12 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from kit import applying, patching, releases
-from kit.applying import Report
-from kit.console import EXIT_CODES, out, progress, source_of, source_options
-from kit.errors import UsageError, shown
+from kit import applying, installations, patching, releases
+from kit.applying import How, Report
+from kit.audit.running import user_python
+from kit.console import EXIT_CODES, PLACE, out, progress, source_of, source_options
+from kit.errors import ProofError, UsageError, shown
+from kit.patching import State
 from kit.releases import Catalogue, Release
 
 
@@ -19,16 +21,23 @@ from kit.releases import Catalogue, Release
 @click.argument("version", required=False, metavar="PYG-VERSION")
 @click.option(
     "--dest",
-    type=click.Path(path_type=Path),
+    type=PLACE,
     metavar="DIR",
     help="Where to make the patched PyG.  [default: build/pyg-VERSION]",
 )
 @source_options
 @click.option(
     "--tree",
-    type=click.Path(path_type=Path),
+    type=PLACE,
     metavar="DIR",
     help="Patch this checkout, source tree or site-packages instead of making one.",
+)
+@click.option("--installed", is_flag=True, help="Patch the PyG of the active environment.")
+@click.option(
+    "--python",
+    type=PLACE,
+    metavar="PATH",
+    help="Patch the PyG that this interpreter imports; implies --installed.",
 )
 @click.option(
     "--only", multiple=True, metavar="SERIES", help="Take this series alone. May be repeated."
@@ -40,13 +49,17 @@ from kit.releases import Catalogue, Release
     metavar="SERIES",
     help="Take this series as well, which is off by default. May be repeated.",
 )
-@click.option("--check", is_flag=True, help="Change nothing, say what would happen.")
+@click.option(
+    "--check", is_flag=True, help="Change nothing. The exit code says whether anything would be."
+)
 @click.option("--reverse", is_flag=True, help="Take the patches out again.")
 @click.option("--list", "show_list", is_flag=True, help="List the releases, or the patches of one.")
 def apply(
     version: str | None,
     dest: Path | None,
     tree: Path | None,
+    installed: bool,
+    python: Path | None,
     only: tuple[str, ...],
     added: tuple[str, ...],
     check: bool,
@@ -58,8 +71,10 @@ def apply(
 ) -> None:
     """Make a PyG release safe to share between threads.
 
-    PYG-VERSION is a release from 1.7.1 on, 'latest', or 'nightly'. The result is
-    a git repository: first the pristine release, then one commit a patch.
+    PYG-VERSION is a release from 1.7.1 on, 'latest', or 'nightly'. Of a tree and of an
+    installed PyG, it may be left out: their content says which release it is. Without
+    either, the result is a git repository: first the pristine release, then one commit
+    a patch.
     """
     catalogue = releases.load()
     if show_list and version is not None:
@@ -68,24 +83,50 @@ def apply(
     if show_list:
         _list_releases(catalogue)
         return
-    if version is None:
-        raise UsageError(applying.missing_version(catalogue, tree))
-    release = catalogue.find(version)
-    patches = applying.select(release, catalogue, only, added, reverse=reverse)
-    if tree is not None and dest is not None:
-        raise UsageError("--tree and --dest exclude each other: one patches a tree, one makes one.")
+    installed = installed or python is not None
+    if sum((tree is not None, dest is not None, installed)) > 1:
+        raise UsageError(
+            "--tree, --dest and --installed exclude each other: one patches a tree, one makes "
+            "one, and one patches the PyG of an environment."
+        )
     with progress() as notify:
-        source = source_of(kind, git_url, offline, notify)
-        if tree is not None:
-            report = applying.apply_to_tree(
-                tree, release, catalogue, patches, check=check, reverse=reverse
-            )
+        how = How(check, reverse, only, installed, notify)
+        if installed or tree is not None:
+            release, report = _patch_tree(catalogue, version, tree, python, added, how)
         else:
+            if version is None:
+                raise UsageError(applying.missing_version(catalogue))
+            release = catalogue.find(version)
+            patches = applying.select(release, catalogue, only, added, reverse=reverse)
+            source = source_of(kind, git_url, offline, notify)
             place = dest or releases.ROOT / "build" / f"pyg-{release.version}"
-            report = applying.apply_to_checkout(
-                place, release, patches, source, check=check, reverse=reverse
-            )
-    _show_report(report, release, catalogue, check=check, reverse=reverse)
+            report = applying.apply_to_checkout(place, release, catalogue, patches, source, how)
+    _show_report(report, release, catalogue, how)
+    if check and patching.to_do(report.steps, reverse=reverse):
+        click.get_current_context().exit(ProofError.exit_code)
+
+
+def _patch_tree(
+    catalogue: Catalogue,
+    version: str | None,
+    tree: Path | None,
+    python: Path | None,
+    added: tuple[str, ...],
+    how: How,
+) -> tuple[Release, Report]:
+    if tree is None:
+        interpreter = installations.describe(user_python(python))
+        tree = interpreter.tree
+        where = f"Python {interpreter.version}, {interpreter.path}"
+        how.notify(f"Found {tree / releases.VERSION_FILE} ({where})")
+        for other in interpreter.others:
+            how.notify(f"{other} holds another PyG, which this Python does not import.")
+    if version is not None:
+        # A word that is no version is told before anything is read.
+        catalogue.find(version)
+    release = applying.find_release(tree, catalogue, version)
+    patches = applying.select(release, catalogue, how.only, added, reverse=how.reverse)
+    return release, applying.apply_to_tree(tree, release, catalogue, patches, how)
 
 
 def _list_patches(release: Release) -> None:
@@ -114,36 +155,68 @@ def _list_releases(catalogue: Catalogue) -> None:
         out.print(Text.assemble((series, "bold"), f": {summary}{note}"))
 
 
-def _show_report(
-    report: Report, release: Release, catalogue: Catalogue, *, check: bool, reverse: bool
-) -> None:
+def _show_report(report: Report, release: Release, catalogue: Catalogue, how: How) -> None:
     tree = str(shown(report.tree))
     out.print(Text.assemble((f"PyG {release.version}", "bold"), " in ", (tree, "bold")))
+    if report.recovered:
+        out.print(f"  A run that was cut off has been {report.recovered} first.")
     if report.origin:
         out.print(f"  from {report.origin}")
         if "PyPI" in report.origin:
             out.print(
                 "  (PyPI's archives have none of upstream's own tests; --source git has them)"
             )
-    wanted = patching.State.PATCHED if reverse else patching.State.PRISTINE
-    verb = ("would be " if check else "") + ("reversed" if reverse else "applied")
+    todo = patching.to_do(report.steps, reverse=how.reverse)
+    if report.is_installed:
+        _show_series(report, how)
+    else:
+        _show_steps(report, how)
+    if report.links:
+        number = f"{len(report.links)} links are files of their own now"
+        out.print(Text(f"  {number}; what they pointed to is as it was: {report.links[0]}"))
+    if not how.only and not report.is_installed:
+        _show_fixed(release, catalogue)
+    if not todo:
+        state = "without the patches" if how.reverse else "already patched"
+        out.print(f"Nothing to do: this tree is {state}.")
+    elif how.check:
+        out.print("Nothing was changed (--check).")
+    elif report.is_installed:
+        out.print("Restart the service: a Python that runs has the old code in memory.")
+    elif report.is_checkout and not how.reverse:
+        _show_next(tree, release)
+
+
+def _words(how: How) -> dict[bool, tuple[str, str]]:
+    """What is said of a patch, and in which style, by whether there is something to do."""
+    verb = ("would be " if how.check else "") + ("reversed" if how.reverse else "applied")
+    return {
+        True: (verb, "green"),
+        False: ("not applied" if how.reverse else "already applied", "cyan"),
+    }
+
+
+def _show_series(report: Report, how: How) -> None:
+    todo = patching.to_do(report.steps, reverse=how.reverse)
+    for is_to_do, (word, style) in _words(how).items():
+        series = [
+            step.patch.series
+            for step in report.steps
+            if step.state is not State.LEFT_OUT and (step.patch in todo) is is_to_do
+        ]
+        if series:
+            out.print(Text.assemble("  ", (word, style), f": {', '.join(dict.fromkeys(series))}"))
+
+
+def _show_steps(report: Report, how: How) -> None:
+    todo = patching.to_do(report.steps, reverse=how.reverse)
+    words = _words(how)
     for step in report.steps:
-        if step.state is patching.State.LEFT_OUT:
+        word, style = words[step.patch in todo]
+        if step.state is State.LEFT_OUT:
             word, style = "left out", "yellow"
-        elif step.state is wanted:
-            word, style = verb, "green"
-        else:
-            word, style = ("not applied" if reverse else "already applied"), "cyan"
         note = f" ({step.reason})" if step.reason else ""
         out.print(Text.assemble("  ", (word, style), f": {step.patch.subject}{note}"))
-    _show_fixed(release, catalogue)
-    if not any(step.state is wanted for step in report.steps):
-        state = "without the patches" if reverse else "already patched"
-        out.print(f"Nothing to do: this tree is {state}.")
-    elif check:
-        out.print("Nothing was changed (--check).")
-    elif report.is_checkout and not reverse:
-        _show_next(tree, release)
 
 
 def _show_fixed(release: Release, catalogue: Catalogue) -> None:

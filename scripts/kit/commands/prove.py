@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from kit import patching, proving, releases
+from kit import proving, releases, transactions
 from kit.console import (
     EXIT_CODES,
     find_python,
@@ -60,7 +60,7 @@ def prove(
     else:
         show_proof(proof, catalogue)
     if json_file is not None and not to_terminal:
-        patching.replace(json_file, text.encode())
+        transactions.replace(json_file, text.encode())
     if proof.problems():
         raise ProofError(" ".join(proof.problems()))
 

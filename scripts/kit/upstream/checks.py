@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from kit import environments, patching
+from kit import environments, patching, transactions
 from kit.bench import cases
 from kit.errors import TreeError
 from kit.processes import last_lines, run
@@ -230,7 +230,7 @@ def _test_new(
     for path in files:
         if path.startswith(("test/", "torch_geometric/testing/")):
             (trees.base / path).parent.mkdir(parents=True, exist_ok=True)
-            patching.replace(trees.base / path, (trees.branch / path).read_bytes())
+            transactions.replace(trees.base / path, (trees.branch / path).read_bytes())
     ends = list(trees.pytest(trees.base, *tests, *chosen).values())
     failed = ends.count("failed")
     yield (

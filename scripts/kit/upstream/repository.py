@@ -86,7 +86,7 @@ def find(repo: Path | None, source: sources.Source) -> Path:
         made = Path(name) / "clone"
         # Blobs come when they are asked for: the history of PyG is long.
         command = ["git", "clone", "--quiet", "--filter=blob:none", "--single-branch"]
-        result = run([*command, source.git_url, made], env=sources.GIT_REMOTE)
+        result = run([*command, "--", source.git_url, made], env=sources.GIT_REMOTE)
         if result.returncode != 0:
             raise SourceError(
                 f"{source.git_url} could not be cloned: {last_lines(result.stderr)} Check the "
@@ -98,7 +98,7 @@ def find(repo: Path | None, source: sources.Source) -> Path:
 
 def _fetch(repository: Path, source: sources.Source, ref: str) -> str:
     source.notify(f"Fetching {ref} from {source.git_url} ...")
-    command = ["git", "fetch", "--quiet", "--no-tags", source.git_url, ref]
+    command = ["git", "fetch", "--quiet", "--no-tags", "--", source.git_url, ref]
     result = run(command, cwd=repository, env=sources.GIT_REMOTE)
     if result.returncode != 0:
         raise SourceError(

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import git, write
 from kit import releases, sources
+from kit.archives import unpack
 from kit.releases import ROOT
 from kit.upstream import branch as branches
 from kit.upstream import checks as checking
@@ -71,7 +72,7 @@ def make_repository(version: str, path: Path) -> Path:
     source = sources.Source(kind, "", False, cache, lambda message: None)
     path.mkdir()
     git("init", "-q", "-b", "master", cwd=path)
-    sources.unpack(sources.archive(release, source), path)
+    unpack(sources.archive(release, source), path)
     files = {test: TEST for topic in topics.load() for test in topic.tests}
     files |= {
         patch.changes[0].path: asserting_test(patch.text)

@@ -1,0 +1,85 @@
+"""`doctor`: whether the PyG of an environment is patched."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+from rich.text import Text
+
+from kit import diagnosis, releases
+from kit.audit.running import user_python
+from kit.console import EXIT_CODES, PLACE, out
+from kit.diagnosis import Diagnosis
+from kit.errors import ProofError, TreeError, UsageError
+
+
+@click.command(epilog=EXIT_CODES)
+@click.argument("version", required=False, metavar="[PYG-VERSION]")
+@click.option(
+    "--installed", is_flag=True, help="Look at the PyG of the active environment.  [default]"
+)
+@click.option("--tree", type=PLACE, metavar="DIR", help="Look at this tree; no Python is run.")
+@click.option(
+    "--python", type=PLACE, metavar="PATH", help="Look at the PyG that this interpreter imports."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print all of it for a program.")
+def doctor(
+    version: str | None, installed: bool, tree: Path | None, python: Path | None, as_json: bool
+) -> None:
+    """Say whether the PyG of an environment is patched, and what to do.
+
+    It changes nothing. The exit code is 0 only where everything is patched that the kit
+    patches in this release: for a Dockerfile, an entrypoint or a readiness check.
+    """
+    if tree is not None and (installed or python is not None):
+        raise UsageError("--tree and --installed exclude each other.")
+    catalogue = releases.load()
+    if version is not None:
+        catalogue.find(version)
+    examined = diagnosis.examine(
+        catalogue, tree, None if tree is not None else user_python(python), version
+    )
+    if as_json:
+        out.print(json.dumps(examined.as_data(), indent=1))
+    else:
+        for line, style in _lines(examined):
+            out.print(Text(line, style=style))
+    if examined.faults and not examined.commands:
+        raise TreeError(examined.faults[0])
+    if not examined.is_well:
+        races = [name for name, state in examined.layers.items() if state == "not patched"]
+        what = ", ".join(races or examined.unpatched) or "see above"
+        raise ProofError(f"Not patched: {what}.")
+
+
+def _lines(examined: Diagnosis) -> Iterator[tuple[str, str]]:
+    interpreter = examined.interpreter
+    if interpreter is not None:
+        yield f"Python      {interpreter.version}, {interpreter.path}", ""
+        yield f"torch       {interpreter.torch or 'none'}", ""
+    release = examined.release.version if examined.release else "of no known release"
+    yield f"PyG         {release}, by content, in {examined.tree}", ""
+    for place in interpreter.others if interpreter else ():
+        yield f"            another one, which is not imported, in {place}", "yellow"
+    if interpreter is not None:
+        known = {name: state for name, state in interpreter.extensions.items() if state}
+        states = [f"{name} {state}" for name, state in known.items()]
+        yield f"extensions  {'; '.join(states) or 'none'}", ""
+    styles = {"patched": "green", "not patched": "red", "fixed": ""}
+    words = {"patched": "patched", "not patched": "races", "fixed": "fixed by upstream"}
+    for state, word in words.items():
+        names = [name for name, each in examined.layers.items() if each == state]
+        if names:
+            yield f"{word:<11} {', '.join(names)}".replace("upstream ", "upstream: "), styles[state]
+    receipt = examined.receipt
+    if receipt is not None:
+        by = f" by commit {receipt.kit[:12]} of the kit" if receipt.kit else ""
+        yield f"receipt     {receipt.changed}{by}", ""
+    if examined.commands:
+        for fault in examined.faults:
+            yield fault, "yellow"
+        yield "What to do", "bold"
+        for command in examined.commands:
+            yield f"  {command}", ""
+        yield "  Then restart the service.", ""
