@@ -3,6 +3,7 @@
 import datetime
 import json
 import re
+import signal
 import sys
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator, Sequence
@@ -217,6 +218,7 @@ def render(status: Status, catalogue: Catalogue) -> str:
     for column in columns(status):
         lines += [f"## {column[0].upper()}{column[1:]}", "", *_table(status, catalogue, column), ""]
     lines += [
+        *_torchscript(status, catalogue),
         "## Environments",
         "",
         "Each environment also forces the race, in a number of rounds a layer. It demands that "
@@ -315,6 +317,54 @@ def _summary(layer: dict[str, Any]) -> str:
         for tree in ("pristine", "patched")
     )
     return f"{before} → {after}" if layer["status"] == "affected" else f"fixed: {after}"
+
+
+_FORMS = {
+    "scripted": "scripted",
+    "saved": "saved and loaded",
+    "frozen": "frozen",
+    "optimized": "optimized for inference",
+}
+
+
+def _torchscript(status: Status, catalogue: Catalogue) -> list[str]:
+    """How calls of scripted layers ended: `tests/pyg/test_torchscript.py` records it."""
+    rows = []
+    for cell in status.cells:
+        made = {
+            (row["tree"], row["form"]): row["layers"]
+            for row in json.loads(_property(cell, "torchscript") or "[]")
+        }
+        for layer in made.get(("pristine", "scripted"), ()):
+            ends = {key: layers[layer] for key, layers in made.items()}
+            if "error" in ends["pristine", "scripted"]:
+                continue  # TorchScript does not take it.
+            cells = [
+                f"{_end(ends['pristine', form])} → {_end(ends['patched', form])}" for form in _FORMS
+            ]
+            rows.append([cell.release, f"`{catalogue.classes[layer]}`", *cells])
+    if not rows:
+        return []
+    return [
+        "## In TorchScript",
+        "",
+        "Eight threads share a scripted layer, which runs without the GIL, in a process of its "
+        "own: the calls that crashed, and those that were silently wrong, as released → patched; "
+        "or the signal by which the process died.",
+        "",
+        "| PyG | layer | " + " | ".join(_FORMS.values()) + " |",
+        "|---" * (len(_FORMS) + 2) + "|",
+        *(f"| {' | '.join(row)} |" for row in rows),
+        "",
+    ]
+
+
+def _end(counts: dict[str, Any]) -> str:
+    if "died" in counts:
+        return f"died: {signal.Signals(counts['died']).name}"
+    if "error" in counts:
+        return "not scripted"
+    return ", ".join(f"{share(counts, key):.1%}" for key in ("crashed", "silently_wrong"))
 
 
 def _environments(status: Status) -> list[str]:

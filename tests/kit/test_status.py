@@ -78,6 +78,33 @@ def test_gather(world: World, tmp_path: Path) -> None:
     assert "Left out, with reasons in `scripts/kit/programs/layers.py`: FusedGATConv, Mess" in page
 
 
+def test_torchscript(world: World, tmp_path: Path) -> None:
+    leave(tmp_path / "results", "pyg180-torch213", "1.8.0")
+    ended = {"calls": 1000, "right": 998, "crashed": 1, "silently_wrong": 1}
+    right = {**ended, "right": 1000, "crashed": 0, "silently_wrong": 0}
+    no = {"error": "RuntimeError: it cannot be scripted"}
+    ends = {
+        ("pristine", "scripted"): ended,
+        ("pristine", "saved"): {"died": 11},
+        ("pristine", "frozen"): {"died": 6},
+        ("pristine", "optimized"): right,
+    }
+    rows = [
+        {"tree": tree, "form": form, "layers": {"gatv2_conv": end, "other_conv": no}}
+        for (tree, form), end in ends.items()
+    ]
+    rows += [{**row, "tree": "patched", "layers": {"gatv2_conv": right}} for row in rows]
+    file = tmp_path / "results" / "pyg180-torch213.xml"
+    added = f'<property name="torchscript" value={quoteattr(json.dumps(rows))} /></properties>'
+    file.write_text(file.read_text().replace("</properties>", added, 1))
+    page = reporting.render(gather(tmp_path / "results", []), releases.load())
+    assert (
+        "| 1.8.0 | `GATv2Conv` | 0.1%, 0.1% → 0.0%, 0.0% | died: SIGSEGV → 0.0%, 0.0% | "
+        "died: SIGABRT → 0.0%, 0.0% | 0.0%, 0.0% → 0.0%, 0.0% |"
+    ) in page
+    assert page.count("1.8.0 | `") == 1
+
+
 def test_python_without_the_gil_has_a_column_of_its_own(world: World, tmp_path: Path) -> None:
     leave(tmp_path / "results", "pyg180-torch213", "1.8.0")
     leave(tmp_path / "results", "py313t-pyg180-torch213", "1.8.0")
