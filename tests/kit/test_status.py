@@ -93,7 +93,8 @@ def test_torchscript(world: World, tmp_path: Path) -> None:
         {"tree": tree, "form": form, "layers": {"gatv2_conv": end, "other_conv": no}}
         for (tree, form), end in ends.items()
     ]
-    rows += [{**row, "tree": "patched", "layers": {"gatv2_conv": right}} for row in rows]
+    patched = {"gatv2_conv": right, "other_conv": no}
+    rows += [{**row, "tree": "patched", "layers": patched} for row in rows]
     file = tmp_path / "results" / "pyg180-torch213.xml"
     added = f'<property name="torchscript" value={quoteattr(json.dumps(rows))} /></properties>'
     file.write_text(file.read_text().replace("</properties>", added, 1))
