@@ -24,11 +24,11 @@ EXIT_CODES = """
 \b
 Exit codes:
   0    done, or nothing left to do
-  1    a proof, a validation or a doctor found a fault; with --check: something would be changed
+  1    a proof or a check found a fault; apply --check: something would change
   2    the command line is wrong: an unknown version, series or option
   3    a release could not be downloaded, or is not what its pin says
   4    the tree, its place, or a file in patches/ is not in a state to work on
-  5    this machine lacks something: git, Python 3.10, torch, space on a disk, ...
+  5    this machine lacks something: git, Python 3.10, torch, disk space, ...
   130  interrupted; the tree is as it was
 """
 

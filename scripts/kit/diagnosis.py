@@ -85,8 +85,9 @@ def examine(
         interpreter = installations.describe(python, load=True)
         tree = interpreter.tree
     target = ["--tree", str(tree.absolute())]
-    if interpreter is not None:
-        # Not resolved: the interpreter of an environment is a link to another one.
+    if interpreter is not None and not installations.is_installation(tree):
+        # Sources, which are to get no tests. The interpreter is not resolved: that of an
+        # environment is a link to another one.
         target = ["--installed", "--python", str(interpreter.path)]
     with transactions.locked(tree, shared=True):
         return _examine(catalogue, tree, interpreter, version, target)

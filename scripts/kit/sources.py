@@ -79,7 +79,8 @@ def check_url(url: str) -> str:
             f"{UPSTREAM}, or a path; what begins with a dash, and transports that run programs "
             f"('ext::'), are refused."
         )
-    return url
+    # Absolute: git runs in other directories.
+    return str(Path(url).absolute()) if "://" not in url and Path(url).is_dir() else url
 
 
 def materialize(release: Release, source: Source, dest: Path) -> str:

@@ -8,15 +8,16 @@ import dataclasses
 import hashlib
 import io
 import os
+import signal
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from kit import adding, releases, sources
+from kit import adding, interrupts, releases, sources
 
 LAYER = "torch_geometric/nn/conv/gatv2_conv.py"
 VERSION_FILE = "torch_geometric/__init__.py"
@@ -218,6 +219,15 @@ def world(made: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(made.index))
     return World(made.upstream, made.index, made.patches, tmp_path / "cache")
+
+
+@pytest.fixture(autouse=True)
+def signals_as_before() -> Iterator[None]:
+    """What is done is not interrupted any more; the next test is."""
+    handlers = {number: signal.getsignal(number) for number in interrupts.SIGNALS}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

@@ -43,7 +43,7 @@ def test_before_and_after(world: World, python: Path, tmp_path: Path) -> None:
         "torch_cluster cannot be imported: it ends the process by signal 6"
     )
     assert lines["races"] == "GATv2Conv"
-    command = f"{releases.ROOT}/scripts/apply.sh --installed --python {python}"
+    command = f"{releases.ROOT}/scripts/apply.sh --tree {site}"
     assert f"  {command}\n" in result.stdout
     assert world.apply(*shlex.split(command)[1:]).returncode == 0
     before = tree_of(site)

@@ -7,12 +7,8 @@ from kit import interrupts
 
 
 @pytest.fixture(autouse=True)
-def as_before() -> object:
-    handlers = {number: signal.getsignal(number) for number in interrupts.SIGNALS}
+def as_in_python() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize("number", interrupts.SIGNALS)

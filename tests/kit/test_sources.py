@@ -280,3 +280,10 @@ def test_a_server_that_stalls(
             if url in " ".join(child.info["cmdline"] or ()) and child.status() != "zombie"
         ]
         assert alive == []
+
+
+def test_a_relative_address(world: World, tmp_path: Path) -> None:
+    """Git runs in other directories than the user."""
+    url = os.path.relpath(world.upstream)
+    options = ["apply", "1.8.0", "--source", "git", "--git-url", url]
+    assert world.run(*options, "--dest", tmp_path / "pyg").returncode == 0

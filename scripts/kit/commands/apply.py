@@ -18,7 +18,7 @@ from kit.releases import Catalogue, Release
 
 
 @click.command(epilog=EXIT_CODES)
-@click.argument("version", required=False, metavar="PYG-VERSION")
+@click.argument("version", required=False, metavar="[PYG-VERSION]")
 @click.option(
     "--dest",
     type=PLACE,

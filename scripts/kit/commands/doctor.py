@@ -67,11 +67,12 @@ def _lines(examined: Diagnosis) -> Iterator[tuple[str, str]]:
         states = [f"{name} {state}" for name, state in known.items()]
         yield f"extensions  {'; '.join(states) or 'none'}", ""
     styles = {"patched": "green", "not patched": "red", "fixed": ""}
-    words = {"patched": "patched", "not patched": "races", "fixed": "fixed by upstream"}
+    words = {"patched": "patched", "not patched": "races", "fixed": "fixed"}
     for state, word in words.items():
         names = [name for name, each in examined.layers.items() if each == state]
         if names:
-            yield f"{word:<11} {', '.join(names)}".replace("upstream ", "upstream: "), styles[state]
+            by = " (by upstream)" if state == "fixed" else ""
+            yield f"{word:<11} {', '.join(names)}{by}", styles[state]
     receipt = examined.receipt
     if receipt is not None:
         by = f" by commit {receipt.kit[:12]} of the kit" if receipt.kit else ""
