@@ -84,14 +84,14 @@ def test_default_environments(pinned: Catalogue) -> None:
         pinned.find(version).version: factor
         for factor, version in re.findall(r"(pyg\w+): PYG_VERSION = (\S+)", env["set_env"])
     }
-    wanted = {f"{factors[release.version]}-torch213-ext" for release in pinned.releases}
-    wanted |= {
-        f"{factors[release.version]}-torch213"
-        for release in pinned.releases
-        if not release.needs_extensions
-    }
-    assert set(tox_list("-d")) == wanted
-    assert set(status.default_environments()) == wanted
+    with_extensions = {f"{factors[r.version]}-torch213-ext" for r in pinned.releases}
+    plain = {f"{factors[r.version]}-torch213" for r in pinned.releases if not r.needs_extensions}
+    default = set(tox_list("-d"))
+    assert default == set(status.default_environments()) > with_extensions
+    # The newest and the nightly build are among those without extensions, and a label has the rest.
+    assert default - with_extensions > {"pyg281-torch213", "pygnightly-torch213"}
+    assert set(tox_list("-m", "plain")) == plain - default
+    assert default - with_extensions < plain
 
 
 def test_other_environments(pinned: Catalogue) -> None:
