@@ -12,7 +12,7 @@ from kit.errors import TreeError
 from kit.processes import last_lines, run
 from kit.releases import NO_BLOB, Patch, Release
 from kit.upstream.repository import REPOSITORY, git
-from kit.upstream.topics import functions
+from kit.upstream.topics import definitions
 
 CHANGELOG = "CHANGELOG.md"
 
@@ -84,20 +84,20 @@ def is_gone(tree: Path, patch: Patch) -> bool:
 
 
 def add_tests(existing: str, added: str, settings: Path) -> str:
-    """Adds test functions, and what they import, to a test file.
+    """Adds tests, the classes that they use, and what they import, to a test file.
 
     Args:
         existing: The file as it is; "" where there is none.
-        added: Imports and functions. Functions that are there already are left out.
+        added: Imports, classes and functions. Those that are there already are left out.
         settings: The tree whose `pyproject.toml` says how imports are sorted.
     """
     import isort  # not at the top: `apply` takes a second, and has no use for it
 
-    there = {function.name for function in functions(existing)}
+    there = {node.name for node in definitions(existing)}
     lines = added.splitlines()
     new = [
-        "\n".join(lines[node.lineno - 1 : node.end_lineno])
-        for node in functions(added)
+        "\n".join(lines[min(n.lineno for n in (node, *node.decorator_list)) - 1 : node.end_lineno])
+        for node in definitions(added)
         if node.name not in there
     ]
     if not new:

@@ -56,7 +56,8 @@ class Topic:
     @property
     def new_tests(self) -> list[str]:
         """The names of the tests that it adds."""
-        return [function.name for function in functions(self.read("test.py"))]
+        names = [node.name for node in definitions(self.read("test.py"))]
+        return [name for name in names if name.startswith("test_")]
 
     def read(self, name: str) -> str:
         """The text of one of its files."""
@@ -127,6 +128,6 @@ def find_backport(name: str, catalogue: Catalogue) -> Release | None:
     return release
 
 
-def functions(text: str) -> list[ast.FunctionDef]:
-    """Returns the functions that a module defines."""
-    return [node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)]
+def definitions(text: str) -> list[ast.FunctionDef | ast.ClassDef]:
+    """Returns the functions and classes that a module defines."""
+    return [n for n in ast.parse(text).body if isinstance(n, (ast.FunctionDef, ast.ClassDef))]

@@ -45,6 +45,8 @@ def test_prepare(build: Path, main: Path, tmp_path: Path, name: str) -> None:
     body = ast.parse(text).body
     names = [node.name for node in body if isinstance(node, ast.FunctionDef)]
     assert names == ["test_something", *topic.new_tests]
+    classes = [node.name for node in body if isinstance(node, ast.ClassDef)]
+    assert classes == re.findall(r"^class (\w+)", topic.read("test.py"), re.M)
     # What it imports stands above all, once.
     imports = [ast.unparse(node) for node in body if isinstance(node, (ast.Import, ast.ImportFrom))]
     assert [ast.unparse(node) for node in body[: len(imports)]] == imports
