@@ -138,7 +138,8 @@ def prove(
         latency: dict[str, Any] = {}
         if with_latency:
             notify("Latency, patched against pristine ...")
-            latency = _latency(release, catalogue, python, trees, patched_layers)
+            timed = [layer for layer in patched_layers if layer not in cases.NO_LAYER]
+            latency = _latency(release, catalogue, python, trees, timed)
     layers_proved = [
         LayerProof(
             layer,
