@@ -237,11 +237,11 @@ def write(addition: Addition) -> None:
 def format_record(release: Release) -> str:
     """A release as `releases.toml` writes it."""
 
-    def quoted(words: Iterable[str]) -> str:
-        listed = [f'"{word}"' for word in words]
+    def quoted(values: Iterable[str]) -> str:
+        listed = [f'"{value}"' for value in values]
         if len(listed) < 2:
             return f"[{''.join(listed)}]"
-        return "[\n" + "".join(f"    {word},\n" for word in listed) + "]"
+        return "[\n" + "".join(f"    {value},\n" for value in listed) + "]"
 
     lines = [f'version = "{release.version}"']
     lines += [f'tag = "{release.tag}"'] if release.tag else []

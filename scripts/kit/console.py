@@ -241,6 +241,8 @@ def show_proof(proof: Proof, catalogue: Catalogue) -> None:
             name = catalogue.classes[layer.layer] if tree != "patched" else ""
             rows.add_row(name, tree, *cells)
     out.print(rows)
+    if any(layer.scripted for layer in proof.layers):
+        out.print(_scripted_table(proof, catalogue))
     if any(layer.latency for layer in proof.layers):
         out.print(_latency_table(proof, catalogue))
     if not proof.problems():
@@ -256,6 +258,20 @@ def show_proof(proof: Proof, catalogue: Catalogue) -> None:
         )
         if fixed:
             out.print(f"Threads can share these as upstream released them: {fixed}.")
+
+
+def _scripted_table(proof: Proof, catalogue: Catalogue) -> Table:
+    rows = table(
+        *("layer", "tree"),
+        right=("eight threads",),
+        title="In TorchScript, which runs without the GIL; each in a process of its own",
+    )
+    for layer in proof.layers:
+        for tree, counts in layer.scripted.items():
+            name = catalogue.classes[layer.layer] if tree == "pristine" else ""
+            died = Text(f"the process died: {counts.get('died')}", style="red")
+            rows.add_row(name, tree, died if "died" in counts else _outcomes(counts))
+    return rows
 
 
 def _outcomes(counts: dict[str, int]) -> Text:

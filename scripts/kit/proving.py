@@ -1,8 +1,10 @@
 """Shows the race on a pristine release, and its absence on the patched one."""
 
+import signal
 import statistics
+import subprocess
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,11 @@ from kit.releases import Catalogue, Release
 from kit.trees import Trees, pristine_and_patched
 
 PROGRAM = environments.PROGRAMS / "prove.py"
+SCRIPTED = environments.PROGRAMS / "scripted.py"
+
+# How often a scripted layer is called, and how long that may take, in seconds.
+SCRIPTED_CALLS = 3_000
+TIME_LIMIT = 600.0
 
 
 @dataclass(frozen=True)
@@ -26,6 +33,9 @@ class LayerProof:
         pristine: Counts of calls, as `programs/prove.py` gives them.
         patched: The same, on the patched tree.
         latency: Ratios patched/pristine a graph size; None where the code is the same.
+        scripted: Counts of calls in TorchScript by tree, as `programs/scripted.py` gives them,
+            or the signal by which the process `died`; empty where TorchScript does not take
+            the pristine layer, or both trees have the same code.
     """
 
     layer: str
@@ -33,6 +43,7 @@ class LayerProof:
     pristine: dict[str, Any]
     patched: dict[str, Any]
     latency: dict[str, Any] | None
+    scripted: dict[str, Any] = field(default_factory=dict)
 
     def problems(self) -> list[str]:
         """Returns what does not hold, in sentences."""
@@ -48,11 +59,13 @@ class LayerProof:
             problems.append(f"{self.layer}: the pristine release counts as fixed, and races.")
         if not _clean(self.patched["interleaved"], self.patched["stress"]):
             problems.append(f"{self.layer}: the patched release races.")
+        if self.scripted and not _clean(self.scripted["patched"]):
+            problems.append(f"{self.layer}: the patched release races in TorchScript.")
         return problems
 
 
 def _clean(*counts: dict[str, Any]) -> bool:
-    return all(count["right"] == count["calls"] > 0 for count in counts)
+    return all(count.get("right") == count.get("calls", 0) > 0 for count in counts)
 
 
 @dataclass(frozen=True)
@@ -90,6 +103,7 @@ class Proof:
                     "pristine": layer.pristine,
                     "patched": layer.patched,
                     "latency": layer.latency,
+                    "scripted": layer.scripted,
                 }
                 for layer in self.layers
             },
@@ -135,6 +149,12 @@ def prove(
             notify(f"Threads on the {tree.name} tree: {names} ...")
             result = _run(release, python, tree, device, *(tests[layer] for layer in layers))
             counts[tree] = dict(zip(layers, result.pop("measured"), strict=True))
+        notify("Threads in TorchScript ...")
+        scripted = {
+            layer: _scripted(python, trees, tests[layer])
+            for layer in patched_layers
+            if device == "cpu" and layer not in cases.NO_LAYER
+        }
         latency: dict[str, Any] = {}
         if with_latency:
             notify("Latency, patched against pristine ...")
@@ -147,10 +167,37 @@ def prove(
             counts[trees.pristine][layer],
             counts[trees.patched].get(layer, counts[trees.pristine][layer]),
             latency.get(layer),
+            scripted.get(layer, {}),
         )
         for layer, status in release.status.items()
     ]
     return Proof(release, **result, layers=layers_proved)
+
+
+def _scripted(python: Path, trees: Trees, test: Path) -> dict[str, Any]:
+    """How the calls of a scripted layer end on each tree."""
+    ends = {}
+    for tree in (trees.pristine, trees.patched):
+        arguments = ("scripted", str(SCRIPTED_CALLS), test)
+        try:
+            process = environments.run_pyg(
+                python, SCRIPTED, *arguments, tree=tree, timeout=TIME_LIMIT
+            )
+        except subprocess.TimeoutExpired:
+            ends[tree.name] = {"died": f"hung for {TIME_LIMIT:.0f} s"}
+            continue
+        if process.returncode < 0:
+            ends[tree.name] = {"died": signal.Signals(-process.returncode).name}
+        elif process.returncode == 0:
+            ends[tree.name] = environments.result_of(process)
+        else:
+            raise ToolError(
+                f"The scripted layer could not be called on the {tree.name} tree: "
+                f"{last_lines(process.stderr)}"
+            )
+        if "error" in ends[tree.name] and tree == trees.pristine:
+            return {}
+    return ends
 
 
 def _latency(

@@ -73,15 +73,15 @@ def subjects(checkout: Path) -> list[str]:
     return git("log", "--format=%s", cwd=checkout).splitlines()[::-1]
 
 
-def refused(result: "subprocess.CompletedProcess[str]", code: int, *words: str) -> None:
+def refused(result: "subprocess.CompletedProcess[str]", code: int, *phrases: str) -> None:
     """An error is one paragraph on stderr, without a traceback, and has its exit code."""
     assert result.returncode == code, result.stdout + result.stderr
     assert "Traceback" not in result.stdout + result.stderr
     message = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert len(message) == 1
     assert result.stderr.rstrip().endswith(message[0].rstrip())
-    for word in words:
-        assert word in message[0]
+    for phrase in phrases:
+        assert phrase in message[0]
 
 
 def library(version: str) -> dict[str, str]:

@@ -35,8 +35,8 @@ def own(world: World, tmp_path: Path) -> World:
     return World(tmp_path / "upstream", tmp_path / "index", tmp_path / "patches", world.cache)
 
 
-def add(own: World, *words: str, url: str | None = None) -> tuple[int, str]:
-    command = ["add-release", *words, "--git-url", url or own.upstream.as_uri()]
+def add(own: World, *arguments: str, url: str | None = None) -> tuple[int, str]:
+    command = ["add-release", *arguments, "--git-url", url or own.upstream.as_uri()]
     result = own.run(*command, env={"PIP_FIND_LINKS": str(own.index)})
     assert "Traceback" not in result.stderr
     return result.returncode, result.stdout + result.stderr

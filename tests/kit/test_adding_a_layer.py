@@ -116,9 +116,9 @@ def publish_other(own: World, version: str, layer: str, other: str) -> None:
     publish(own, version, files, TEST_BEFORE if layer == BEFORE else "def test():\n    pass\n")
 
 
-def checkout(own: World, version: str, dest: Path, *words: str) -> Path:
+def checkout(own: World, version: str, dest: Path, *arguments: str) -> Path:
     """What `scripts/apply.sh` makes."""
-    result = own.apply(version, "--dest", dest, *words)
+    result = own.apply(version, "--dest", dest, *arguments)
     assert result.returncode == 0, result.stderr
     return dest
 
@@ -203,8 +203,8 @@ def assert_taken_where_they_fit(own: World) -> None:
 
 def test_from_audit_to_pull_request(own: World, tmp_path: Path) -> None:
     # 1. The audit finds the race.
-    found = checkout(own, "2.0.1", tmp_path / "found", "--source", "git")
-    assert races_of(found) == {("OtherConv", "_alpha")}
+    from_git = checkout(own, "2.0.1", tmp_path / "found", "--source", "git")
+    assert races_of(from_git) == {("OtherConv", "_alpha")}
     assert statuses(releases.load()) == {}
 
     # 2. The fixes and the tests become patches; the layer gets its two lines.

@@ -83,7 +83,7 @@ def test_tree_with_another_version_text_is_known_by_its_files(world: World, tree
 
 
 @pytest.mark.parametrize(
-    "words, code, said",
+    "arguments, code, said",
     [
         ([], 2, ["No PyG version was named"]),
         (["1.7.0"], 2, ["1.7.1", "not covered"]),
@@ -101,8 +101,8 @@ def test_tree_with_another_version_text_is_known_by_its_files(world: World, tree
         (["1.8.0", "--tree", "a", "--dest", "b"], 2, ["exclude each other"]),
     ],
 )
-def test_bad_words(world: World, words: list[str], code: int, said: list[str]) -> None:
-    refused(world.apply(*words), code, *said)
+def test_bad_words(world: World, arguments: list[str], code: int, said: list[str]) -> None:
+    refused(world.apply(*arguments), code, *said)
 
 
 def test_no_version_names_the_tree(world: World, tree: Path) -> None:

@@ -27,8 +27,8 @@ def test_table_of_releases(pinned: Catalogue) -> None:
     assert heads in README
     stated = {}
     for versions, cells in re.findall(r"^\| ([0-9][^|]*) \|(.*)\|$", README, re.M):
-        words = [cell.strip() for cell in cells.split("|")]
-        status = {key: word for key, word in zip(pinned.classes, words, strict=True) if word}
+        texts = [cell.strip() for cell in cells.split("|")]
+        status = {key: word for key, word in zip(pinned.classes, texts, strict=True) if word}
         for version in versions.split(", "):
             assert version not in stated
             stated[version] = status

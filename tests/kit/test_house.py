@@ -44,8 +44,8 @@ def mapped() -> Iterator[Path]:
     parents: list[Path] = [ROOT]
     for line in MAP[1].splitlines():
         depth = (len(line) - len(line.lstrip())) // 2
-        names, _, words = line.strip().partition("  ")
-        assert words or names.endswith("/")
+        names, _, subject = line.strip().partition("  ")
+        assert subject or names.endswith("/")
         for name in names.split():
             path = parents[depth] / name
             if name != "<series>/":

@@ -1,5 +1,6 @@
 """The race, before and after: what a proof says, and what is refused."""
 
+import dataclasses
 import sys
 from typing import Any
 
@@ -55,13 +56,31 @@ def test_problems(
         assert len(problems) == 1 and said in problems[0]
 
 
+@pytest.mark.parametrize(
+    "patched, said",
+    [
+        (counts(100, 100), None),
+        (counts(100, 99), "races in TorchScript"),
+        (counts(0, 0), "races in TorchScript"),
+        ({"died": "SIGSEGV"}, "races in TorchScript"),
+        ({"error": "RuntimeError: it cannot be scripted"}, "races in TorchScript"),
+    ],
+)
+def test_problems_in_torchscript(patched: dict[str, Any], said: str | None) -> None:
+    scripted = {"pristine": {"died": "SIGSEGV"}, "patched": patched}
+    proved = proof("affected", (0, 70), (100, 100))
+    (*problem,) = dataclasses.replace(proved, scripted=scripted).problems()
+    assert [said in each for each in problem if said] == [True] * (said is not None)
+    assert bool(problem) == (said is not None)
+
+
 def test_no_calls_are_no_proof() -> None:
     empty = {"interleaved": counts(0, 0), "stress": counts(0, 0)}
     assert LayerProof("gatv2_conv", "fixed", empty, empty, None).problems()
 
 
 @pytest.mark.parametrize(
-    "words, code, said",
+    "arguments, code, said",
     [
         (["1.8.7"], 2, "nearest releases are 1.8.0 and 1.9.0"),
         (["1.8.0", "--python", "/nowhere/python"], 5, "/nowhere/python was not found"),
@@ -70,8 +89,8 @@ def test_no_calls_are_no_proof() -> None:
         (["1.8.0", "--python", sys.executable], 5, "No module named 'torch'"),
     ],
 )
-def test_refusals(world: World, words: list[str], code: int, said: str) -> None:
-    result = world.run("prove", *words, "--git-url", world.upstream.as_uri())
+def test_refusals(world: World, arguments: list[str], code: int, said: str) -> None:
+    result = world.run("prove", *arguments, "--git-url", world.upstream.as_uri())
     assert result.returncode == code, result.stderr
     assert said in result.stderr
     assert "Traceback" not in result.stderr

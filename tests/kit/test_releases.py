@@ -77,8 +77,8 @@ def test_status(pinned: Catalogue, layer: str) -> None:
         if fixed is not None and Version(release.version) >= Version(fixed):
             expected = "fixed"
         assert release.status.get(layer) == expected
-    found = pinned.fixed_in(layer)
-    assert (found.version if found else None) == fixed
+    result = pinned.fixed_in(layer)
+    assert (result.version if result else None) == fixed
 
 
 def test_a_release_takes_what_its_status_says(pinned: Catalogue) -> None:
@@ -126,9 +126,9 @@ def test_what_uses_the_mixin_requires_it(pinned: Catalogue) -> None:
 
 
 def test_every_patch_file_is_taken(pinned: Catalogue) -> None:
-    found = {str(path.relative_to(PATCHES)) for path in PATCHES.rglob("*.patch")}
+    result = {str(path.relative_to(PATCHES)) for path in PATCHES.rglob("*.patch")}
     forwarded = [patch for topic in topics.load() for patch in topic.all_patches]
-    assert found == {patch.name for patch in [*pinned.patches(), *forwarded]}
+    assert result == {patch.name for patch in [*pinned.patches(), *forwarded]}
 
 
 @pytest.mark.parametrize("patch", all_patches(), ids=lambda patch: patch.name)
@@ -186,10 +186,10 @@ def test_one_patch_a_variant(pinned: Catalogue) -> None:
     changed = [tuple(change.before for change in patch.changes) for patch in library]
     changed = [blobs for blobs in changed if set(blobs) != {NO_BLOB}]
     assert len(set(changed)) == len(changed)
-    found = Counter(patch.series for patch in library)
-    assert found["gatv2_conv"] == 8
+    result = Counter(patch.series for patch in library)
+    assert result["gatv2_conv"] == 8
     needed = {name for names in pinned.requires.values() for name in names}
-    assert set(found) == {*pinned.classes, *needed, *pinned.optional}
+    assert set(result) == {*pinned.classes, *needed, *pinned.optional}
 
 
 @pytest.mark.parametrize(

@@ -130,8 +130,8 @@ def comparison(
     before: load.Outcome, after: load.Outcome, same: bool = True, rounds: int = 1
 ) -> compare.Comparison:
     health = {tree: {"python": "3.11.7", "torch": "2.13.0+cpu"} for tree in compare.TREES}
-    seen = [("pristine", before), ("patched", after)] * rounds
-    return compare.Comparison(health, same, seen)
+    both = [("pristine", before), ("patched", after)] * rounds
+    return compare.Comparison(health, same, both)
 
 
 @pytest.mark.parametrize(
@@ -175,9 +175,14 @@ def test_requests_are_the_same_in_each_run() -> None:
 
 
 def test_each_answer_is_counted(tmp_path: Path) -> None:
-    seen = compared(tmp_path, "races", "answers", rounds=2)
-    assert [tree for tree, _ in seen.rounds] == ["pristine", "patched", "patched", "pristine"]
-    before, after = (load.total(seen.of(tree)) for tree in ("pristine", "patched"))
+    both = compared(tmp_path, "races", "answers", rounds=2)
+    assert [tree for tree, _ in both.rounds] == [
+        "pristine",
+        "patched",
+        "patched",
+        "pristine",
+    ]
+    before, after = (load.total(both.of(tree)) for tree in ("pristine", "patched"))
     assert before.requests > 100
     for count in (before.errors, before.wrong):
         assert count == pytest.approx(before.requests / 4, abs=4)
@@ -185,21 +190,21 @@ def test_each_answer_is_counted(tmp_path: Path) -> None:
     assert (after.errors, after.wrong) == (0, 0)
     assert min(after.latencies) >= 2.0
     assert len(before.latencies) == before.right + before.wrong
-    assert seen.holds
+    assert both.holds
     for tree in compare.TREES:
         assert not is_running(tmp_path / tree)
 
 
 def test_a_patched_server_that_races_is_told(tmp_path: Path, pinned: Catalogue) -> None:
-    seen = compared(tmp_path, "answers", "races")
-    assert not seen.holds
-    assert "patched server gave errors" in compare.verdict(seen, pinned.find("2.4.0"))
+    both = compared(tmp_path, "answers", "races")
+    assert not both.holds
+    assert "patched server gave errors" in compare.verdict(both, pinned.find("2.4.0"))
 
 
 def test_patches_that_change_an_answer_are_told(tmp_path: Path, pinned: Catalogue) -> None:
-    seen = compared(tmp_path, "answers", "other")
-    assert not seen.holds
-    assert "change what the model answers" in compare.verdict(seen, pinned.find("2.4.0"))
+    both = compared(tmp_path, "answers", "other")
+    assert not both.holds
+    assert "change what the model answers" in compare.verdict(both, pinned.find("2.4.0"))
 
 
 @pytest.mark.parametrize(
@@ -264,8 +269,8 @@ def test_table_fits_a_terminal() -> None:
 
 def test_json_holds_all_rounds(pinned: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compare.importlib.metadata, "version", lambda name: f"1.0 of {name}")
-    seen = comparison(outcome(90, 8, 2), outcome(100), rounds=2)
-    result = compare.as_json(seen, pinned.find("2.4.0"), "run.sh 2.4.0", {"clients": 8})
+    both = comparison(outcome(90, 8, 2), outcome(100), rounds=2)
+    result = compare.as_json(both, pinned.find("2.4.0"), "run.sh 2.4.0", {"clients": 8})
     result = json.loads(json.dumps(result))
     assert [one["tree"] for one in result["rounds"]] == ["pristine", "patched"] * 2
     assert result["rounds"][0]["errors"] == 8
@@ -274,9 +279,9 @@ def test_json_holds_all_rounds(pinned: Catalogue, monkeypatch: pytest.MonkeyPatc
     assert result["machine"] and result["command"] == "run.sh 2.4.0" and result["holds"]
 
 
-def run_compare(*words: str | Path) -> "subprocess.CompletedProcess[str]":
+def run_compare(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, str(EXAMPLE / "compare.py"), *map(str, words)],
+        [sys.executable, str(EXAMPLE / "compare.py"), *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": str(ROOT / "scripts"), "COLUMNS": "1000"},
         capture_output=True,
         text=True,
@@ -285,7 +290,7 @@ def run_compare(*words: str | Path) -> "subprocess.CompletedProcess[str]":
 
 
 @pytest.mark.parametrize(
-    "words, code, said",
+    "arguments, code, said",
     [
         (["2.4.7"], 2, "nearest releases are 2.4.0 and 2.5.0"),
         (["--seconds", "0"], 2, "'--seconds': 0.0 is not in the range"),
@@ -296,8 +301,8 @@ def run_compare(*words: str | Path) -> "subprocess.CompletedProcess[str]":
         (["--json", ROOT / "README.md" / "result.json"], 4, "Nothing can be written in"),
     ],
 )
-def test_refusals(words: list[str | Path], code: int, said: str) -> None:
-    result = run_compare(*words)
+def test_refusals(arguments: list[str | Path], code: int, said: str) -> None:
+    result = run_compare(*arguments)
     assert result.returncode == code, result.stderr
     assert said in result.stderr
     assert "Traceback" not in result.stderr

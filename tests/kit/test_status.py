@@ -147,10 +147,10 @@ def test_picture(world: World, tmp_path: Path) -> None:
         reporting.draw(status, releases.load(), file)
     # The same data, the same bytes; and what it says can be read.
     assert first.read_bytes() == second.read_bytes()
-    words = " ".join(ElementTree.parse(first).getroot().itertext())
+    labels = " ".join(ElementTree.parse(first).getroot().itertext())
     for word in ("1.8.0", "torch 2.13.0", "GATv2", "silently wrong", "crashed"):
-        assert word in words
-    assert "FAILED" not in words
+        assert word in labels
+    assert "FAILED" not in labels
 
 
 @pytest.fixture(scope="module")

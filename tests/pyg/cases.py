@@ -341,9 +341,14 @@ def in_fork(function: Callable[[], Any], where_it_dies: Callable[[Any], Any]) ->
 
 def run_function(case: Case) -> dict[str, Any]:
     """How the calls of a function end."""
+
+    def seeded(*args: Any) -> Any:
+        seed(12345)
+        return case.target(*args)
+
     if not case.each:
-        return {"call": call(case.target)}
-    return {getattr(one, "__name__", str(one)): call(case.target, one) for one in case.each}
+        return {"call": call(seeded)}
+    return {getattr(one, "__name__", str(one)): call(seeded, one) for one in case.each}
 
 
 def run_file(cases: dict[str, Case]) -> dict[str, dict[str, Any]]:

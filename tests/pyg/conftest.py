@@ -41,10 +41,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session")
 def trees(pytestconfig: pytest.Config) -> dict[str, Path]:
-    found = {name: pytestconfig.getoption(name) for name in ("pristine", "patched")}
-    if not all(found.values()):
+    paths = {name: pytestconfig.getoption(name) for name in ("pristine", "patched")}
+    if not all(paths.values()):
         pytest.fail("Name both trees: --pristine=DIR --patched=DIR. tox.ini does.")
-    return {name: path.absolute() for name, path in found.items()}
+    return {name: path.absolute() for name, path in paths.items()}
 
 
 @pytest.fixture(scope="module")
@@ -159,10 +159,10 @@ class Warm:
         self, *arguments: str | Path, cwd: Path | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Runs `python ARGUMENTS`."""
-        words = list(map(str, arguments))
+        argv = list(map(str, arguments))
         outputs = [Path(tempfile.mkstemp(dir=self.directory)[1]) for _ in range(2)]
         request = {
-            "arguments": words,
+            "arguments": argv,
             "cwd": str(cwd or Path.cwd()),
             "stdout": str(outputs[0]),
             "stderr": str(outputs[1]),
@@ -173,7 +173,7 @@ class Warm:
         answer = self.process.stdout.readline()
         assert answer, f"PyG could not be imported from {self.tree}; see above."
         texts = [output.read_text() for output in outputs]
-        return subprocess.CompletedProcess(words, int(answer), *texts)
+        return subprocess.CompletedProcess(argv, int(answer), *texts)
 
 
 @pytest.fixture(scope="session")

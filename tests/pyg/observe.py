@@ -30,6 +30,7 @@ import torch.fx
 import torch_geometric
 from digests import VERSION, SparseTensor, digest, observed
 from patched_layers import LAYERS
+from scripted import module_from, script
 from subjects import (
     NUM_NODES,
     class_of,
@@ -38,8 +39,6 @@ from subjects import (
     get_graph,
     get_inputs,
     has_weights,
-    module_from,
-    parameters,
     weights,
 )
 
@@ -93,12 +92,12 @@ def settings(layer: str) -> Any:
     """Outputs, attention weights, gradients and random state over random settings."""
     chooser = random.Random(12345)
     factors = factors_of(layer)
-    seen = []
+    results = []
     for seed in range(LAYERS[layer].num_settings):
         setting = {key: chooser.choice(values) for key, values in factors.items()}
         call = lambda: run_setting(layer, setting, seed)  # noqa: B023, E731
-        seen.append({"setting": setting, **observed(call)})
-    return seen
+        results.append({"setting": setting, **observed(call)})
+    return results
 
 
 # Compilers ####################################################################
@@ -113,18 +112,18 @@ def jit(layer: str) -> Any:
         size = (NUM_NODES, NUM_NODES)
         adj = SparseTensor.from_edge_index(inputs["edge_index"], sparse_sizes=size).t()
         forms["SparseTensor"] = {**inputs, "edge_index": adj}
-    seen = {}
+    results = {}
     flags = [False, True] if has_weights(layer) else [False]
     for form, with_weights in itertools.product(forms, flags):
 
         def call(form: str = form, with_weights: bool = with_weights) -> Any:
-            script = scripted(layer, get_conv(layer), forms[form], form, with_weights)
+            module = scripted(get_conv(layer), forms[form], form, with_weights)
             with torch.no_grad():
-                inferred = [script(**forms[form]) for _ in range(2)]
-            return [*inferred, script(**forms[form])]
+                inferred = [module(**forms[form]) for _ in range(2)]
+            return [*inferred, module(**forms[form])]
 
-        seen[f"{form}, {with_weights}"] = observed(call)
-    return seen
+        results[f"{form}, {with_weights}"] = observed(call)
+    return results
 
 
 @of("convs")
@@ -133,48 +132,22 @@ def scripted_state(layer: str) -> Any:
 
     def call() -> bool:
         inputs = get_inputs(layer)
-        script = scripted(layer, get_conv(layer), inputs, "Tensor", has_weights(layer))
-        conv = script.conv if VERSION >= (2, 5) else script.func
+        module = scripted(get_conv(layer), inputs, "Tensor", has_weights(layer))
+        conv = module.func.conv if VERSION >= (2, 5) else module.func
         assert conv._alpha is None  # No other layer has it.
         conv._alpha = marker = torch.full((3,), 7.0)
-        script(**inputs)
+        module(**inputs)
         return conv._alpha is not None and torch.equal(conv._alpha, marker)
 
     return observed(call)
 
 
-def scripted(layer: str, conv: Any, inputs: dict[str, Any], form: str, with_weights: bool) -> Any:
+def scripted(
+    conv: Any, inputs: dict[str, Any], form: str = "Tensor", with_weights: bool = False
+) -> Any:
     """Scripts a layer as the release's users do."""
-    result = "Tensor"
-    if with_weights:
-        weights = {"Tensor": "Tuple[Tensor, Tensor]", "SparseTensor": "SparseTensor"}[form]
-        result = f"Tuple[Tensor, {weights}]"
-    if VERSION < (2, 5):
-        # `jittable()` wants the type of each argument.
-        types = {"edge_index": form, "size": "Size"}
-        types["return_attention_weights"] = "bool" if with_weights else "NoneType"
-        types |= dict.fromkeys(("edge_attr", "edge_weight", "edge_type"), "OptTensor")
-        names = [types.get(name, "Tensor") for name in parameters(layer, "forward")]
-        typing = [f"({', '.join(names)}) -> {result}"] if has_weights(layer) else []
-        script = torch.jit.script(conv.jittable(*typing))
-        kwargs = {"return_attention_weights": True} if with_weights else {}
-        return functools.partial(script, **kwargs)
-    arguments = ", ".join(
-        f"{name}: {form if name == 'edge_index' else 'Tensor'}" for name in inputs
-    )
-    call = ", ".join(f"{name}={name}" for name in inputs)
-    call += ", return_attention_weights=True" if with_weights else ""
-    net = module_from(
-        "from typing import Tuple\nimport torch\nfrom torch import Tensor\n"
-        "from torch_geometric.typing import SparseTensor\n"
-        "class Net(torch.nn.Module):\n"
-        "    def __init__(self, conv):\n"
-        "        super().__init__()\n"
-        "        self.conv = conv\n"
-        f"    def forward(self, {arguments}) -> {result}:\n"
-        f"        return self.conv({call})\n"
-    ).Net(conv)
-    return torch.jit.script(net)
+    module, more = script(conv, list(inputs), with_weights, form)
+    return functools.partial(module, **more)
 
 
 @of("patched")
@@ -214,10 +187,10 @@ def compiled_by(layer: str, backend: str | None) -> Any:
         return conv(**inputs, **kwargs), graphs
 
     with torch.no_grad():
-        found = {"plain": observed(lambda: call({}))}
+        results = {"plain": observed(lambda: call({}))}
     if has_weights(layer):
-        found["with weights"] = observed(lambda: call(weights(layer)))
-    return found
+        results["with weights"] = observed(lambda: call(weights(layer)))
+    return results
 
 
 def describe(graph: Any) -> list[str]:
@@ -226,14 +199,14 @@ def describe(graph: Any) -> list[str]:
     Sorted, since releases up to 2.4.0 gather the arguments of `message()` in the order
     of a set, which changes from run to run.
     """
-    seen: dict[Any, str] = {}
+    results: dict[Any, str] = {}
     for node in graph.nodes:
-        shown = torch.fx.node.map_arg((node.args, node.kwargs), lambda node: seen[node])
+        shown = torch.fx.node.map_arg((node.args, node.kwargs), lambda node: results[node])
         # A parameter's name says whether the layer that has it has been written to.
         target = re.sub("_dict_(modules|parameters)_", r"_\1_", str(node.target))
         text = re.sub(r" at 0x[0-9a-f]+", "", f"{node.op} {target} {shown}")
-        seen[node] = hashlib.sha256(text.encode()).hexdigest()[:16]
-    return sorted(seen.values())
+        results[node] = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return sorted(results.values())
 
 
 # Hooks, explainers, subclasses ################################################
@@ -320,10 +293,10 @@ def explain(layer: str) -> Any:
             },
         )
 
-    found = {"GNNExplainer": observed(gnn_explainer)}
+    results = {"GNNExplainer": observed(gnn_explainer)}
     if VERSION >= (2, 3):
-        found["AttentionExplainer"] = observed(attention_explainer)
-    return found
+        results["AttentionExplainer"] = observed(attention_explainer)
+    return results
 
 
 @of("convs")
@@ -379,19 +352,19 @@ def custom_classes(layer: str) -> dict[str, Any]:
 def propagate_arguments(layer: str) -> dict[str, Any]:
     """What the pristine `forward()` hands to `propagate()`."""
     conv = get_conv(layer)
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
 
     class Found(Exception):
         pass
 
     def propagate(*args: Any, **kwargs: Any) -> None:
-        found.update(dict(zip(["edge_index"], args, strict=False)), **kwargs)
+        results.update(dict(zip(["edge_index"], args, strict=False)), **kwargs)
         raise Found
 
     conv.propagate = propagate
     with contextlib.suppress(Found):
         conv(**get_inputs(layer))
-    return found
+    return results
 
 
 @of("convs")
@@ -400,13 +373,13 @@ def subclasses(layer: str) -> Any:
     classes = custom_classes(layer)
     forward = classes.pop("OverridesForward")
     arguments = propagate_arguments(layer)
-    seen = {
+    results = {
         name + suffix: observed(lambda: get_conv(layer, cls)(**get_inputs(layer), **asked))  # noqa: B023
         for name, cls in classes.items()
         for suffix, asked in (("", {}), (" with weights", weights(layer)))
     }
-    seen["OverridesForward"] = observed(lambda: get_conv(layer, forward)(arguments))
-    return seen
+    results["OverridesForward"] = observed(lambda: get_conv(layer, forward)(arguments))
+    return results
 
 
 # What stays in the layer ######################################################
@@ -459,12 +432,12 @@ def load(layer: str, directory: str) -> Any:
     without_fusion()
     unpickled = pickle.loads(Path(directory, f"{layer}.pickle").read_bytes())
     inputs = get_inputs(layer)
-    seen = [digest(unpickled(**inputs, **weights(layer)))]
+    results = [digest(unpickled(**inputs, **weights(layer)))]
     loaded = get_conv(layer)
     loaded.load_state_dict(torch.load(Path(directory, f"{layer}.pt")))
-    seen.append(digest(loaded(**inputs, **weights(layer))))
-    script = observed(lambda: scripted(layer, unpickled, inputs, "Tensor", False)(**inputs))
-    return {"results": seen, "script": script}
+    results.append(digest(loaded(**inputs, **weights(layer))))
+    in_torchscript = observed(lambda: scripted(unpickled, inputs)(**inputs))
+    return {"results": results, "script": in_torchscript}
 
 
 def main(command: str, *arguments: str) -> None:

@@ -4,9 +4,6 @@ import functools
 import importlib
 import importlib.util
 import inspect
-import sys
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -94,20 +91,6 @@ def has_weights(layer: str) -> bool:
     return "return_attention_weights" in parameters(layer, "forward")
 
 
-def module_from(source: str) -> Any:
-    """Imports source code from a file, where TorchScript and PyG can read it again."""
-    directory = Path(tempfile.mkdtemp(prefix="observe-"))
-    name = f"generated_{directory.name[8:]}"
-    file = directory / f"{name}.py"
-    file.write_text(source)
-    spec = importlib.util.spec_from_file_location(name, file)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 def get_conv(layer: str, cls: Any = None, **kwargs: Any) -> Any:
     spec = LAYERS[layer]
     torch.manual_seed(12345)
@@ -142,7 +125,7 @@ def factors_of(layer: str) -> dict[str, list[Any]]:
     built = inspect.signature(class_of(layer).__init__).parameters
     called = parameters(layer, "forward")
     is_plain = layer in ("lpformer", "hypergraph_conv", *MODELS)
-    found = {
+    settings = {
         key: values
         for key, values in LAYERS[layer].factors.items()
         if key in built or key == "flow"
@@ -152,15 +135,15 @@ def factors_of(layer: str) -> dict[str, list[Any]]:
             continue
         if key == "bipartite" and "Tuple" not in str(built.get("in_channels")):
             continue
-        found[key] = values
+        settings[key] = values
     if layer == "hypergraph_conv":  # which cannot do without
-        found["graph"] = [graph for graph in found["graph"] if graph != "no edges"]
+        settings["graph"] = [graph for graph in settings["graph"] if graph != "no edges"]
     if not is_plain:
         # `GATv2Conv` alone takes CSC matrices, up to 2.4.0.
         takes_csc = layer == "gatv2_conv" and VERSION < (2, 5)
         forms = [form for form in SPARSE_FORMS if form != "csc" or takes_csc]
-        found["edges"] = ["tensor", *forms]
-    return found
+        settings["edges"] = ["tensor", *forms]
+    return settings
 
 
 def get_graph(layer: str, setting: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:

@@ -15,12 +15,12 @@ def audited(
     """What the audit says of the tested layers, on each tree."""
     names = [LAYERS[layer].cls for layer in find_tested_modules(pytestconfig)]
     options = [word for name in names for word in ("--layer", name)]
-    seen = {}
+    reports = {}
     for tree, python in warm.items():
         ended = python.run(AUDIT, "layers", *options, "--calls", "16")
         assert ended.returncode == 0, ended.stderr
-        seen[tree] = json.loads(ended.stdout.splitlines()[-1])["layers"]
-    return seen
+        reports[tree] = json.loads(ended.stdout.splitlines()[-1])["layers"]
+    return reports
 
 
 def confirmed(forms: dict[str, Any]) -> set[str]:
@@ -33,12 +33,12 @@ def confirmed(forms: dict[str, Any]) -> set[str]:
 def test_pristine(
     audited: dict[str, dict[str, Any]], pytestconfig: pytest.Config, tested_module: str
 ) -> None:
-    found = confirmed(audited["pristine"][LAYERS[tested_module].cls]["forms"])
+    attributes = confirmed(audited["pristine"][LAYERS[tested_module].cls]["forms"])
     if tested_module not in find_affected(pytestconfig):
-        assert found == set()
+        assert attributes == set()
     else:
-        assert found <= {"_alpha", "flow", "__mu__", "__logstd__", "_edge_type"}
-        assert found
+        assert attributes <= {"_alpha", "flow", "__mu__", "__logstd__", "_edge_type"}
+        assert attributes
 
 
 def test_patched(audited: dict[str, dict[str, Any]], tested_module: str) -> None:

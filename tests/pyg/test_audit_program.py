@@ -32,8 +32,8 @@ def run_audit(
 
 def get_json(result: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     assert result.returncode == 0, result.stderr
-    found: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
-    return found
+    parsed: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+    return parsed
 
 
 @pytest.fixture(scope="module")
@@ -61,13 +61,13 @@ CONFIRMED = [
 
 
 def find_write(audited: dict[str, Any], submodule: str, attribute: str) -> dict[str, Any]:
-    found = [
+    parsed = [
         write
         for write in audited["writes"]
         if (write["submodule"], write["attribute"]) == (submodule, attribute)
     ]
-    assert len(found) == 1, audited["writes"]
-    return found[0]
+    assert len(parsed) == 1, audited["writes"]
+    return parsed[0]
 
 
 @pytest.mark.parametrize(("case", "attribute", "how"), CONFIRMED)

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import statistics
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from patched_layers import LAYERS
 
 
 @pytest.fixture(scope="module")
-def seen(
+def measured(
     on_nightly: None,
     trees: dict[str, Path],
     warm: dict[str, Warm],
@@ -46,18 +45,19 @@ def seen(
     ]
     result = warm["pristine"].run(PROGRAMS / "bench.py", json.dumps(cases))
     assert result.returncode == 0, result.stderr
-    found: list[dict[str, Any]] = json.loads(result.stdout.splitlines()[-1])["cases"]
-    return found
+    samples: list[dict[str, Any]] = json.loads(result.stdout.splitlines()[-1])["cases"]
+    return samples
 
 
 @pytest.mark.parametrize("number", [0, 1], ids=["inference", "training"])
-def test_costs_are_seen(seen: list[dict[str, Any]], number: int) -> None:
-    times, peak = seen[number]["times"], seen[number]["peak_bytes"]
-    assert {variant: len(found) for variant, found in times.items()} == dict.fromkeys(
+def test_costs_are_seen(measured: list[dict[str, Any]], number: int) -> None:
+    times, peak = measured[number]["times"], measured[number]["peak_bytes"]
+    assert {variant: len(samples) for variant, samples in times.items()} == dict.fromkeys(
         ("unpatched", "patched", "costly"), 6
     )
-    middle = {variant: statistics.median(found) for variant, found in times.items()}
-    assert middle["costly"] > 1.2 * middle["unpatched"]
+    # The fastest of each: what else the machine does comes and goes.
+    fastest = {variant: min(samples) for variant, samples in times.items()}
+    assert fastest["costly"] > 1.2 * fastest["unpatched"]
     assert peak["costly"] > 1.2 * peak["unpatched"]
     assert peak["patched"] == peak["unpatched"]
 

@@ -31,9 +31,9 @@ def test_conv_suite(observe: Callable[..., Any], record_property: Record) -> Non
         assert patched["layers"][layer].keys() == forms.keys()
         if "error" in (case := forms["infer, dense"]):
             # Nothing but a package that is not here is a reason to fail.
-            found = re.search(r"requires? [`']?(torch-[a-z-]+|pyg-lib)", case["error"])
-            assert found, f"{layer}: {case['error']}"
-            assert importlib.util.find_spec(found[1].replace("-", "_")) is None
+            missing = re.search(r"requires? [`']?(torch-[a-z-]+|pyg-lib)", case["error"])
+            assert missing, f"{layer}: {case['error']}"
+            assert importlib.util.find_spec(missing[1].replace("-", "_")) is None
             lacking[layer] = case["error"]
             continue
         for form, before in forms.items():

@@ -14,8 +14,8 @@ def both(observe: Observe, request: str) -> tuple[Any, Any]:
     return observe("pristine", request), observe("patched", request)
 
 
-def succeeded(seen: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [case for case in seen if "result" in case]
+def succeeded(cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [case for case in cases if "result" in case]
 
 
 def test_settings(observe: Observe, patched_layer: str) -> None:

@@ -50,21 +50,19 @@ def proof(
         files = [trees["patched"] / REGRESSION_TEST.format(layer) for layer in layers]
         ended = warm[tree].run(PROGRAMS / "prove.py", "cpu", *files)
         assert ended.returncode == 0, ended.stderr
-        seen = json.loads(ended.stdout.splitlines()[-1])
-        counts[tree] = dict(zip(layers, seen.pop("measured"), strict=True))
-    layers_seen = {
+        proof = json.loads(ended.stdout.splitlines()[-1])
+        counts[tree] = dict(zip(layers, proof.pop("measured"), strict=True))
+    proved = {
         layer: {
             "status": "affected" if layer in affected else "fixed",
-            "pristine": found,
-            "patched": counts["patched"].get(layer, found),
+            "pristine": count,
+            "patched": counts["patched"].get(layer, count),
         }
-        for layer, found in counts["pristine"].items()
+        for layer, count in counts["pristine"].items()
     }
     release = pytestconfig.getoption("release")
-    record_testsuite_property(
-        "proof", json.dumps({"release": release, **seen, "layers": layers_seen})
-    )
-    return layers_seen
+    record_testsuite_property("proof", json.dumps({"release": release, **proof, "layers": proved}))
+    return proved
 
 
 @pytest.mark.parametrize("tree", ["pristine", "patched"])
@@ -98,8 +96,8 @@ def test_pristine(
     assert f"::{name} FAILED" in output, output
     counts = r"AssertionError: (\d+) calls: (\d+) right, (\d+) crashed, (\d+) silently wrong"
     (report,) = re.findall(rf"^_+ {name} _+$(.*?)^(?:_|=){{9,}}", output, re.M | re.S)
-    (found,) = re.findall(counts, report)
-    assert tuple(map(int, found)) == (2, *LAYERS[tested_layer].forced)
+    (ended,) = re.findall(counts, report)
+    assert tuple(map(int, ended)) == (2, *LAYERS[tested_layer].forced)
     # The traceback of a crash is shown.
     assert LAYERS[tested_layer].forced[1] == 0 or "Traceback" in report
 

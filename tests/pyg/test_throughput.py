@@ -89,16 +89,16 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(warm: dict[str, Warm]) -> Callable[..., subprocess.CompletedProcess[str]]:
-    return lambda *words: warm["pristine"].run(PROGRAMS / "throughput.py", *words)
+    return lambda *arguments: warm["pristine"].run(PROGRAMS / "throughput.py", *arguments)
 
 
 def get_rows(result: subprocess.CompletedProcess[str]) -> dict[tuple[str, int, str], Any]:
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("\n") == 1
-    found = json.loads(result.stdout)
-    assert found["cores"] >= 1
-    rows = {(row["way"], row["threads"], row["graph"]): row for row in found["rows"]}
-    assert len(rows) == len(found["rows"])
+    report = json.loads(result.stdout)
+    assert report["cores"] >= 1
+    rows = {(row["way"], row["threads"], row["graph"]): row for row in report["rows"]}
+    assert len(rows) == len(report["rows"])
     for row in rows.values():
         assert row["right"] + row["crashed"] + row["silently_wrong"] == row["calls"]
         assert row["calls_a_second"] == pytest.approx(row["calls"] / row["seconds"])
@@ -116,11 +116,11 @@ def assert_ended(toys: Path) -> None:
 
 def test_each_way(run: Callable[..., Any], toys: Path) -> None:
     ways = ["unpatched", f"patched={toys / 'fixed.py'}", "lock", "deepcopy", "processes"]
-    seen = get_rows(run("Racy", toys / "racy.py", "0.2", "2", "middle,small", *ways))
+    rows = get_rows(run("Racy", toys / "racy.py", "0.2", "2", "middle,small", *ways))
     names = [way.partition("=")[0] for way in ways]
     # In the order of size, whatever is asked for.
-    assert list(seen) == [(way, 2, graph) for graph in ("small", "middle") for way in names]
-    for (way, _, _), row in seen.items():
+    assert list(rows) == [(way, 2, graph) for graph in ("small", "middle") for way in names]
+    for (way, _, _), row in rows.items():
         assert row["seconds"] >= 0.2
         if way == "unpatched":
             assert row["silently_wrong"] > 0
@@ -135,9 +135,9 @@ def test_each_way(run: Callable[..., Any], toys: Path) -> None:
         assert (row["uss_bytes"] is None) == (way != "processes")
     for graph in ("small", "middle"):
         # One at a time: with the pause, this is a bound, and no matter of luck.
-        assert seen["lock", 2, graph]["calls_a_second"] * PAUSE <= 1
-        assert seen["processes", 2, graph]["uss_bytes"] > 2 * 10_000_000
-    rates = [seen[way, 2, "small"]["calls_a_second"] for way in ("lock", "patched")]
+        assert rows["lock", 2, graph]["calls_a_second"] * PAUSE <= 1
+        assert rows["processes", 2, graph]["uss_bytes"] > 2 * 10_000_000
+    rates = [rows[way, 2, "small"]["calls_a_second"] for way in ("lock", "patched")]
     assert rates[0] < rates[1]
     assert_ended(toys)
 
@@ -146,13 +146,13 @@ def test_layer_of_pyg(run: Callable[..., Any], trees: dict[str, Path]) -> None:
     test_file = trees["patched"] / REGRESSION_TEST.format("gatv2_conv")
     module = LAYERS["gatv2_conv"].module
     ways = ["unpatched", *(f"{way}={trees['patched'] / module}" for way in ("patched", "upstream"))]
-    seen = get_rows(run("GATv2Conv", test_file, "0.2", "1,3", "small", *ways, "lock", "deepcopy"))
-    assert len(seen) == 2 * 5
-    seen.update(get_rows(run("GATv2Conv", test_file, "0.1", "1", "small", "processes")))
+    rows = get_rows(run("GATv2Conv", test_file, "0.2", "1,3", "small", *ways, "lock", "deepcopy"))
+    assert len(rows) == 2 * 5
+    rows.update(get_rows(run("GATv2Conv", test_file, "0.1", "1", "small", "processes")))
     # Upstream has fixed it in this release.
-    assert all(row["right"] == row["calls"] for row in seen.values())
+    assert all(row["right"] == row["calls"] for row in rows.values())
     assert (
-        seen["deepcopy", 3, "small"]["model_bytes"] == 3 * seen["lock", 3, "small"]["model_bytes"]
+        rows["deepcopy", 3, "small"]["model_bytes"] == 3 * rows["lock", 3, "small"]["model_bytes"]
     )
 
 

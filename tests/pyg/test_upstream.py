@@ -127,7 +127,7 @@ def test_reproducers_are_short() -> None:
 
 
 @pytest.fixture(scope="module")
-def seen(base: Warm, branch: Warm) -> dict[str, dict[str, Any]]:
+def observed(base: Warm, branch: Warm) -> dict[str, dict[str, Any]]:
     groups = {
         "patched": list(dict.fromkeys(layer_of(topic) for topic in LAYER_TOPICS)),
         "explain": list(dict.fromkeys(layer_of(topic) for topic in CONVS)),
@@ -139,8 +139,8 @@ def seen(base: Warm, branch: Warm) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("topic", LAYER_TOPICS)
-def test_results(seen: dict[str, dict[str, Any]], topic: str) -> None:
-    before, after = (seen[tree][f"settings:{layer_of(topic)}"] for tree in ("base", "branch"))
+def test_results(observed: dict[str, dict[str, Any]], topic: str) -> None:
+    before, after = (observed[tree][f"settings:{layer_of(topic)}"] for tree in ("base", "branch"))
     gave = 0
     for old, new in zip(before, after, strict=True):
         if topic == GATHER and "result" in old:
@@ -151,8 +151,8 @@ def test_results(seen: dict[str, dict[str, Any]], topic: str) -> None:
 
 
 @pytest.mark.parametrize("topic", CONVS)
-def test_explain(seen: dict[str, dict[str, Any]], topic: str) -> None:
-    before, after = (seen[tree][f"explain:{layer_of(topic)}"] for tree in ("base", "branch"))
+def test_explain(observed: dict[str, dict[str, Any]], topic: str) -> None:
+    before, after = (observed[tree][f"explain:{layer_of(topic)}"] for tree in ("base", "branch"))
     if topic == GATHER:
         # What optimises a mask follows gradients; what reads the weights does not.
         before, after = ({k: v for k, v in s.items() if "Attention" in k} for s in (before, after))
@@ -160,8 +160,8 @@ def test_explain(seen: dict[str, dict[str, Any]], topic: str) -> None:
 
 
 @pytest.mark.parametrize("topic", LAYER_TOPICS)
-def test_compile(seen: dict[str, dict[str, Any]], topic: str) -> None:
-    before, after = (seen[tree][f"compiled:{layer_of(topic)}"] for tree in ("base", "branch"))
+def test_compile(observed: dict[str, dict[str, Any]], topic: str) -> None:
+    before, after = (observed[tree][f"compiled:{layer_of(topic)}"] for tree in ("base", "branch"))
     if topic == GATHER:
         for case in (*before.values(), *after.values()):
             if "result" in case:

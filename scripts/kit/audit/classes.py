@@ -93,13 +93,13 @@ class Program:
         return self._modules[name]
 
     def resolve(
-        self, module: Module, name: str, seen: tuple[str, ...] = ()
+        self, module: Module, name: str, visited: tuple[str, ...] = ()
     ) -> Class | Function | str:
         """What a dotted name in a module stands for; itself, in full, where that is not known."""
         head, _, rest = name.partition(".")
-        if f"{module.name}:{name}" in seen:
+        if f"{module.name}:{name}" in visited:
             return name
-        seen = (*seen, f"{module.name}:{name}")
+        visited = (*visited, f"{module.name}:{name}")
         if not rest:
             for cls in reversed(module.classes):
                 if cls.node.name == head:
@@ -112,24 +112,24 @@ class Program:
             for length in range(len(parts) - 1, 0, -1):
                 target = self._module(".".join(parts[:length]))
                 if target is not None:
-                    found = self.resolve(target, ".".join(parts[length:]), seen)
-                    return full if isinstance(found, str) else found
+                    resolved = self.resolve(target, ".".join(parts[length:]), visited)
+                    return full if isinstance(resolved, str) else resolved
             return full
         for star in module.stars:
             target = self._module(star)
-            found = self.resolve(target, name, seen) if target else name
-            if not isinstance(found, str):
-                return found
+            resolved = self.resolve(target, name, visited) if target else name
+            if not isinstance(resolved, str):
+                return resolved
         return name
 
     def mro(self, cls: Class) -> list[Class | str]:
         """A class and its bases in the order of lookup; those not at hand by their names."""
         order: list[Class | str] = [cls]
         for base in cls.node.bases:
-            found = self.resolve(cls.module, ast.unparse(base).split("[")[0])
-            if found is cls or isinstance(found, Function):
+            resolved = self.resolve(cls.module, ast.unparse(base).split("[")[0])
+            if resolved is cls or isinstance(resolved, Function):
                 continue
-            order += self.mro(found) if isinstance(found, Class) else [found]
+            order += self.mro(resolved) if isinstance(resolved, Class) else [resolved]
         # Of a base that several paths lead to, the last mention counts.
         return [base for i, base in enumerate(order) if base not in order[i + 1 :]]
 

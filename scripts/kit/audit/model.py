@@ -127,15 +127,15 @@ def join(
         lines.setdefault(key, []).append((str(absolute(write.file, installed)), write.line))
     by_line = {line: key for key, places in lines.items() for line in places}
     joined = set()
-    for seen in report["writes"]:
-        places = [(str(absolute(file, installed)), line) for file, line, _ in seen["written"]]
+    for traced in report["writes"]:
+        places = [(str(absolute(file, installed)), line) for file, line, _ in traced["written"]]
         keys = [by_line[place] for place in places if place in by_line]
-        known = [(seen["class"], seen["attribute"])]
+        known = [(traced["class"], traced["attribute"])]
         matching = keys or [key for key in known if key in worst]
         joined.update(matching)
         chosen = [worst[key] for key in matching]
         kinds = sorted((each.kind for each in chosen), key=order.index)
-        seen["kind"] = kinds[0].value if kinds else ""
+        traced["kind"] = kinds[0].value if kinds else ""
     ran = {
         (str(absolute(file, installed)), line)
         for file, numbers in report["ran_lines"].items()

@@ -69,15 +69,17 @@ def word_of(finding: Finding) -> str:
     return finding.kind
 
 
-def words_of(found: Survey) -> dict[str, str]:
+def labels_of(surveyed: Survey) -> dict[str, str]:
     """The worst word of each class that writes, and of each layer that ran and does not."""
     order = list(WORDS)
-    words = dict.fromkeys(found.layers, "writes nothing") | dict.fromkeys(found.racing, "race")
-    for finding in found.findings:
+    labels = dict.fromkeys(surveyed.layers, "writes nothing") | dict.fromkeys(
+        surveyed.racing, "race"
+    )
+    for finding in surveyed.findings:
         word = word_of(finding)
-        old = words.get(finding.cls, "writes nothing")
-        words[finding.cls] = min(old, word, key=order.index)
-    return words
+        old = labels.get(finding.cls, "writes nothing")
+        labels[finding.cls] = min(old, word, key=order.index)
+    return labels
 
 
 def render(surveys: list[Survey], machine: str) -> str:
@@ -125,8 +127,8 @@ def render(surveys: list[Survey], machine: str) -> str:
 
 def _table(surveys: list[Survey]) -> list[str]:
     """All classes by all releases."""
-    tables = {each.release: words_of(each) for each in surveys}
-    names = sorted({name for words in tables.values() for name in words}, key=str.lower)
+    tables = {each.release: labels_of(each) for each in surveys}
+    names = sorted({name for labels in tables.values() for name in labels}, key=str.lower)
     heads = [_short(each.release) for each in surveys]
     lines = ["| class | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
     shown = {"writes nothing": "·"}
@@ -146,22 +148,22 @@ def _legend(surveys: list[Survey]) -> str:
     )
 
 
-def _rows(surveys: list[Survey], words: set[str], with_reason: bool = False) -> list[str]:
+def _rows(surveys: list[Survey], labels: set[str], with_reason: bool = False) -> list[str]:
     by_key: dict[tuple[str, str], list[tuple[str, Finding]]] = {}
-    for found in surveys:
-        for finding in found.findings:
-            if word_of(finding) in words:
+    for surveyed in surveys:
+        for finding in surveyed.findings:
+            if word_of(finding) in labels:
                 # Of what could not be forced, one reason for a class is enough.
                 key = (finding.cls, "" if with_reason else finding.attribute)
-                by_key.setdefault(key, []).append((found.release, finding))
-    order = [found.release for found in surveys]
+                by_key.setdefault(key, []).append((surveyed.release, finding))
+    order = [surveyed.release for surveyed in surveys]
     rows = []
-    for (cls, _), seen in sorted(by_key.items()):
-        finding = seen[-1][1]
-        attributes = ", ".join(f"`{name}`" for name in sorted({f.attribute for _, f in seen}))
+    for (cls, _), group in sorted(by_key.items()):
+        finding = group[-1][1]
+        attributes = ", ".join(f"`{name}`" for name in sorted({f.attribute for _, f in group}))
         places = "<br>".join(f"`{place}`" for place in finding.written[:3])
         last = finding.reason if with_reason else f"`{finding.read[0]}`"
-        span = _span(list(dict.fromkeys(release for release, _ in seen)), order)
+        span = _span(list(dict.fromkeys(release for release, _ in group)), order)
         rows.append(f"| `{cls}` | {attributes} | {span} | {places} | {last} |")
     return rows
 
@@ -186,20 +188,21 @@ def draw(surveys: list[Survey], file: Path) -> None:
     pyplot = pictures.plotting()
     from matplotlib.patches import Patch
 
-    tables = [words_of(found) for found in surveys]
+    tables = [labels_of(surveyed) for surveyed in surveys]
     order = list(WORDS)
-    names = {name for words in tables for name in words}
+    names = {name for labels in tables for name in labels}
     worst = {
-        name: min(order.index(words[name]) for words in tables if name in words) for name in names
+        name: min(order.index(labels[name]) for labels in tables if name in labels)
+        for name in names
     }
     # What races first; then what writes less, each in the order of the alphabet.
     rows = sorted(names, key=lambda name: (worst[name], name.lower()))
     figure, axis = pyplot.subplots(figsize=(3.2 + 0.32 * len(surveys), 1.9 + 0.17 * len(rows)))
     boxes: dict[str, list[tuple[float, float, float, float]]] = {}
     for y, name in enumerate(rows):
-        for x, words in enumerate(tables):
-            if name in words:
-                boxes.setdefault(WORDS[words[name]][0], []).append((x + 0.05, y + 0.06, 0.9, 0.88))
+        for x, labels in enumerate(tables):
+            if name in labels:
+                boxes.setdefault(WORDS[labels[name]][0], []).append((x + 0.05, y + 0.06, 0.9, 0.88))
     for colour, shapes in boxes.items():
         pictures.rectangles(axis, shapes, colour)
     axis.set_xlim(0, len(surveys))
@@ -207,7 +210,7 @@ def draw(surveys: list[Survey], file: Path) -> None:
     axis.set_yticks([y + 0.5 for y in range(len(rows))], rows)
     axis.set_xticks(
         [x + 0.5 for x in range(len(surveys))],
-        [_short(found.release) for found in surveys],
+        [_short(surveyed.release) for surveyed in surveys],
         rotation=90,
     )
     axis.xaxis.tick_top()
@@ -216,7 +219,7 @@ def draw(surveys: list[Survey], file: Path) -> None:
     entries: dict[str, list[str]] = {}
     for word, (colour, _) in WORDS.items():
         entries.setdefault(colour, []).append(word)
-    handles = [Patch(color=colour, label=", ".join(words)) for colour, words in entries.items()]
+    handles = [Patch(color=colour, label=", ".join(labels)) for colour, labels in entries.items()]
     figure.legend(handles=handles, loc="lower center", ncols=2, frameon=False)
     figure.tight_layout(rect=(0, 1.0 / figure.get_figheight(), 1, 1))
     pictures.save(

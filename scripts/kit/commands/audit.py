@@ -182,14 +182,14 @@ def _audit_layers(
     _show_survey(result, catalogue, release, root if version is None else None, show, allowed)
 
 
-def _read_allowed(words: Sequence[str]) -> frozenset[str]:
+def _read_allowed(entries: Sequence[str]) -> frozenset[str]:
     """The attributes that are allowed, those in files as well.
 
     Raises:
         UsageError: If a file cannot be read, or something is no attribute of a class.
     """
     names: list[str] = []
-    for word in words:
+    for word in entries:
         if not word.startswith("@"):
             names.append(word)
             continue

@@ -46,8 +46,8 @@ def test_committed_picture_is_of_the_data(
         for file in (page.PICTURE, tmp_path / "one.svg")
     ]
     assert drawn[0] == drawn[1]
-    words = " ".join(ElementTree.parse(tmp_path / "one.svg").getroot().itertext())
-    assert "TransformerConv" in words and "2.8.1" in words
+    text = " ".join(ElementTree.parse(tmp_path / "one.svg").getroot().itertext())
+    assert "TransformerConv" in text and "2.8.1" in text
 
 
 def test_every_release_is_there(committed: tuple[list[Survey], str], pinned: Catalogue) -> None:
@@ -57,20 +57,20 @@ def test_every_release_is_there(committed: tuple[list[Survey], str], pinned: Cat
 def test_the_audit_confirms_what_the_patches_are_for(
     committed: tuple[list[Survey], str], pinned: Catalogue
 ) -> None:
-    for found, release in zip(committed[0], pinned.releases, strict=True):
-        confirmed = {finding.cls for finding in found.findings if finding.verdict == "confirmed"}
+    for reviewed, release in zip(committed[0], pinned.releases, strict=True):
+        confirmed = {finding.cls for finding in reviewed.findings if finding.verdict == "confirmed"}
         assert confirmed == {pinned.classes[layer] for layer in release.affected()}
 
 
 def test_every_reviewed_entry_is_borne_out(committed: tuple[list[Survey], str]) -> None:
-    found = {
+    reviewed = {
         (finding.cls, finding.attribute, finding.kind)
         for each in committed[0]
         for finding in each.findings
     }
-    found |= {(cls, "*", kind) for cls, _, kind in found}
+    reviewed |= {(cls, "*", kind) for cls, _, kind in reviewed}
     for entry in kinds.load_reviewed():
-        assert (entry.cls, entry.attribute, entry.kind.value) in found
+        assert (entry.cls, entry.attribute, entry.kind.value) in reviewed
 
 
 @pytest.mark.parametrize("version", ["2.0.3", "2.8.1"])

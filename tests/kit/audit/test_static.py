@@ -71,7 +71,7 @@ def forward(body: str) -> str:
     return methods("forward(self, x, y=None):\n" + textwrap.indent(textwrap.dedent(body), "    "))
 
 
-def found(writes: list[Write]) -> Found:
+def kinds_of(writes: list[Write]) -> Found:
     return [(write.attribute, write.how, write.kind) for write in writes]
 
 
@@ -368,20 +368,20 @@ def test_diamond(root: Path) -> None:
 def test_other_packages(root: Path) -> None:
     # In site-packages torch lies beside PyG, and is not audited.
     put(root, "torch/nn/__init__.py", "class Module:\n    def __call__(self, x): self.b = x\n")
-    assert found(audit(root, forward("self.a = x"))) == [("a", "assignment", UNREAD)]
+    assert kinds_of(audit(root, forward("self.a = x"))) == [("a", "assignment", UNREAD)]
 
 
 def test_circular_imports(root: Path) -> None:
     put(root, "torch_geometric/nn/__init__.py", "from .layer import *\n")
     text = "from torch_geometric.nn import *\nfrom . import B\n" + forward("self.a = x")
     text += "class C(B): pass\nclass D(Unknown): pass\n"
-    assert found(audit(root, text)) == [("a", "assignment", UNREAD)]
+    assert kinds_of(audit(root, text)) == [("a", "assignment", UNREAD)]
 
 
 def test_conditional_class(root: Path) -> None:
     text = methods("forward(self, x): self.a = x")
     for head in ("if torch:\n", "try:\n    pass\nexcept ImportError:\n"):
-        assert found(audit(root, head + textwrap.indent(text, "    "))) == [
+        assert kinds_of(audit(root, head + textwrap.indent(text, "    "))) == [
             ("a", "assignment", UNREAD)
         ]
 

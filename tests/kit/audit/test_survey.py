@@ -110,7 +110,7 @@ def test_layers_that_cannot_run_are_named(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize(
-    "words, code, said",
+    "options, code, said",
     [
         ([], 2, "What is to be audited? Name one of"),
         (["1.8.0", "--installed"], 2, "Name one of"),
@@ -128,8 +128,8 @@ def test_layers_that_cannot_run_are_named(tmp_path: Path, monkeypatch: pytest.Mo
         ),
     ],
 )
-def test_refusals(world: World, words: list[str], code: int, said: str) -> None:
-    result = world.run("audit", *words)
+def test_refusals(world: World, options: list[str], code: int, said: str) -> None:
+    result = world.run("audit", *options)
     assert (result.returncode, said in result.stderr) == (code, True), result.stderr
     assert "Traceback" not in result.stderr
 

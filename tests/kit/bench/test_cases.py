@@ -37,8 +37,8 @@ def runs(patched: list[float], upstream: list[float]) -> list[dict[str, Any]]:
     return [{"cases": [{"times": times, "peak_bytes": peaks}]}] * 3
 
 
-def summarize(pinned: Catalogue, seen: list[dict[str, Any]]) -> list[benching.Ratio]:
-    return benching.summarize(pinned.find("2.4.0"), [CASE], seen)
+def summarize(pinned: Catalogue, reports: list[dict[str, Any]]) -> list[benching.Ratio]:
+    return benching.summarize(pinned.find("2.4.0"), [CASE], reports)
 
 
 def test_summarize(pinned: Catalogue) -> None:

@@ -32,7 +32,7 @@ def test_layer_of_another_release_that_does_not_load(
         assert tree == (tmp_path / "2.5.0" if is_whole else tmp_path)
         if not loads and any(benching.UPSTREAM in case["variants"] for case in cases):
             raise ToolError("The measurement could not be run: ImportError: torch_sparse")
-        seen = [
+        measurements = [
             {
                 "times": {
                     label: [2e-3 if is_whole else 1e-3] * case["rounds"]
@@ -42,7 +42,7 @@ def test_layer_of_another_release_that_does_not_load(
             }
             for case in cases
         ]
-        return {"python": "3.11.7", "torch": "2.13.0", "cases": seen}
+        return {"python": "3.11.7", "torch": "2.13.0", "cases": measurements}
 
     @contextlib.contextmanager
     def make_trees(*arguments: object) -> Iterator[tuple[Trees, Path]]:
@@ -54,13 +54,13 @@ def test_layer_of_another_release_that_does_not_load(
     told: list[str] = []
     bench = measure.Bench(pinned, source, lambda release: tmp_path, told.append)
     layers = ["gatv2_conv", "gat_conv"]
-    found = measure.measure_layers(bench, pinned.find("2.0.3"), layers, 2, [benching.SMALL_GRAPH])
-    variants = {r["variant"]: r["ratio"] for r in found["ratios"] if r["layer"] == "gatv2_conv"}
+    result = measure.measure_layers(bench, pinned.find("2.0.3"), layers, 2, [benching.SMALL_GRAPH])
+    variants = {r["variant"]: r["ratio"] for r in result["ratios"] if r["layer"] == "gatv2_conv"}
     assert (variants.pop(benching.UPSTREAM, None) == 1) == loads
     assert variants == {benching.PRISTINE: 1, benching.PATCHED: 1, benching.ITSELF: 2}
-    others = {r["variant"] for r in found["ratios"] if r["layer"] == "gat_conv"}
+    others = {r["variant"] for r in result["ratios"] if r["layer"] == "gat_conv"}
     assert others == {benching.PRISTINE, benching.PATCHED}
-    assert {r["layer"] for r in found["ratios"]} == {"gatv2_conv", "gat_conv"}
+    assert {r["layer"] for r in result["ratios"]} == {"gatv2_conv", "gat_conv"}
     left_out = "Left out: 'upstream's fix', as the GATv2Conv of 2.5.0 does not run in PyG 2.0.3;"
     assert any(message.startswith(left_out) for message in told) != loads
 
@@ -74,7 +74,7 @@ def test_every_patched_layer_is_measured(pinned: Catalogue) -> None:
 
 
 @pytest.mark.parametrize(
-    "words, said",
+    "options, said",
     [
         (["1.8.7"], "nearest releases are 1.8.0 and 1.9.0"),
         (["1.8.0", "--part", "kit"], "name no PYG-VERSION with them"),
@@ -83,7 +83,7 @@ def test_every_patched_layer_is_measured(pinned: Catalogue) -> None:
         (["--part", "free-threaded"], "a Python without the GIL"),
     ],
 )
-def test_refusals(world: World, words: list[str], said: str) -> None:
-    result = world.run("bench", *words)
+def test_refusals(world: World, options: list[str], said: str) -> None:
+    result = world.run("bench", *options)
     assert result.returncode == 2, result.stderr
     assert said in result.stderr

@@ -37,7 +37,7 @@ def test_pictures_are_of_the_data(data: dict[str, Any], pinned: Catalogue, tmp_p
     page.draw(data, pinned, files)
     for name, file in page.PICTURES.items():
         # Coordinates differ in the last digits from one matplotlib to the next; words do not.
-        words = [
+        texts = [
             [
                 "".join(text.itertext())
                 for text in ElementTree.parse(path).iter()
@@ -45,8 +45,8 @@ def test_pictures_are_of_the_data(data: dict[str, Any], pinned: Catalogue, tmp_p
             ]
             for path in (file, files[name])
         ]
-        assert words[0] == words[1]
-        assert len(words[0]) > 10
+        assert texts[0] == texts[1]
+        assert len(texts[0]) > 10
 
 
 def test_what_does_not_hold_is_said(data: dict[str, Any], pinned: Catalogue) -> None:

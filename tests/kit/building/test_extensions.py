@@ -230,9 +230,9 @@ def test_what_pypi_has_not_comes_from_git_or_an_index(index: Path, tmp_path: Pat
     source = make_extension(index, "tiny-lib")
     shutil.unpack_archive(index / str(source.archive), tmp_path)
     repository = tmp_path / "tiny_lib-1.0"
-    for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "all of it"]):
+    for arguments in (["init", "-q"], ["add", "."], ["commit", "-qm", "all of it"]):
         identity = ["-c", "user.name=somebody", "-c", "user.email=somebody@example.org"]
-        subprocess.run(["git", *identity, *words], cwd=repository, check=True)
+        subprocess.run(["git", *identity, *arguments], cwd=repository, check=True)
     commit = subprocess.run(
         ["git", "rev-parse", "HEAD"], cwd=repository, check=True, capture_output=True, text=True
     ).stdout.strip()
@@ -241,8 +241,8 @@ def test_what_pypi_has_not_comes_from_git_or_an_index(index: Path, tmp_path: Pat
     (built,), _ = build([extension], tmp_path / "cache")
     shutil.copy(built, index)
     shutil.rmtree(repository)
-    (found,), _ = build([extension], tmp_path / "other", find_links=str(index))
-    assert found.read_bytes() == built.read_bytes()
+    (prebuilt,), _ = build([extension], tmp_path / "other", find_links=str(index))
+    assert prebuilt.read_bytes() == built.read_bytes()
 
 
 def test_select() -> None:

@@ -24,13 +24,13 @@ def test_build_a_patched_pyg(
     world: World, tmp_path: Path, torch_stub: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PIP_FIND_LINKS", str(world.index))
-    words = ["1.8.0", "--source", "sdist", "--python", sys.executable, "--extensions", "none"]
-    result = world.run("build", *words, "--out", tmp_path / "out", env=torch_stub)
+    arguments = ["1.8.0", "--source", "sdist", "--python", sys.executable, "--extensions", "none"]
+    result = world.run("build", *arguments, "--out", tmp_path / "out", env=torch_stub)
     assert result.returncode == 0, result.stderr
     (wheel,) = (tmp_path / "out").iterdir()
     assert wheel.name == "torch_geometric-1.8.0+threadsafe.1-py2.py3-none-any.whl"
     before = wheel.read_bytes()
-    assert world.run("build", *words, "--out", tmp_path / "out", env=torch_stub).returncode == 0
+    assert world.run("build", *arguments, "--out", tmp_path / "out", env=torch_stub).returncode == 0
     assert wheel.read_bytes() == before
     assert f"pip install torch==2.13.0 {tmp_path / 'out'}/*.whl" in result.stdout
     assert "Installed and imported: torch_geometric." in result.stdout
@@ -71,7 +71,7 @@ def test_a_release_that_is_on_pypi_as_a_wheel_only(
 
 
 @pytest.mark.parametrize(
-    "words, code, said",
+    "arguments, code, said",
     [
         (["1.8.7"], 2, "nearest releases are 1.8.0 and 1.9.0"),
         (["1.8.0", "--extensions", "torch-scater"], 2, "There is no extension 'torch-scater'"),
@@ -79,15 +79,15 @@ def test_a_release_that_is_on_pypi_as_a_wheel_only(
         (["1.8.0", "--python", sys.executable], 5, "Name a Python 3 that has torch"),
     ],
 )
-def test_refusals(world: World, words: list[str], code: int, said: str) -> None:
-    result = world.run("build", *words, "--source", "sdist")
+def test_refusals(world: World, arguments: list[str], code: int, said: str) -> None:
+    result = world.run("build", *arguments, "--source", "sdist")
     assert result.returncode == code, result.stderr
     assert said in result.stderr
     assert "Traceback" not in result.stderr
 
 
 @pytest.mark.parametrize(
-    "words, code, said",
+    "arguments, code, said",
     [
         (["--cpu", "--cuda-arch", "9.0"], 2, "--cuda-arch goes with --cuda"),
         (["--cuda", "--cuda-arch", "9.0"], 5, "torch 2.13.0+cpu is a CPU build"),
@@ -95,9 +95,9 @@ def test_refusals(world: World, words: list[str], code: int, said: str) -> None:
     ],
 )
 def test_refusals_with_a_torch(
-    world: World, torch_stub: dict[str, str], words: list[str], code: int, said: str
+    world: World, torch_stub: dict[str, str], arguments: list[str], code: int, said: str
 ) -> None:
-    given = ["build", "1.8.0", "--source", "sdist", "--python", sys.executable, *words]
+    given = ["build", "1.8.0", "--source", "sdist", "--python", sys.executable, *arguments]
     result = world.run(*given, env=torch_stub)
     assert result.returncode == code, result.stderr
     assert said in result.stderr

@@ -51,8 +51,8 @@ def test_check_finds_bad_style(
     git("commit", "-qam", "settings", cwd=small)
     set_fix(small, fixed)
     done = check(small, monkeypatch)
-    found = {name for name in NAMES[:4] if not done[name].holds}
-    assert found == bad
+    failed = {name for name in NAMES[:4] if not done[name].holds}
+    assert failed == bad
 
 
 @pytest.mark.parametrize(
@@ -106,22 +106,22 @@ def test_measure(build: Path, main: Path, monkeypatch: pytest.MonkeyPatch) -> No
         # Each process sees another ratio; their middle is what counts.
         ms = {benching.PRISTINE: 2.0, checking.OURS: 2.0 + len(codes) / len(cases)}
         ms[checking.EDGE_UPDATER] = 8.0
-        seen = {
+        timing = {
             "times": {label: [1e-3 * ms[label]] * 4 for label in ms},
             "peak_bytes": dict.fromkeys(ms, 10) | {checking.EDGE_UPDATER: 5},
         }
-        return {"python": "3.11.7", "torch": "2.13.0", "cases": [seen] * len(cases)}
+        return {"python": "3.11.7", "torch": "2.13.0", "cases": [timing] * len(cases)}
 
     monkeypatch.setattr(benching, "run_cases", run_cases)
     cost = checking.measure(prepared, releases.load(), Path(sys.executable), lambda message: None)
     assert cost and (cost["torch"], cost["python"]) == ("2.13.0", "3.11.7")
-    found = {(r["graph"], r["mode"], r["variant"]): r for r in cost["ratios"]}
-    assert len(found) == len(cost["ratios"]) == 2 * 2 * 3
+    failed = {(r["graph"], r["mode"], r["variant"]): r for r in cost["ratios"]}
+    assert len(failed) == len(cost["ratios"]) == 2 * 2 * 3
     for graph in ("small", "middle"):
         for mode in ("inference", "training"):
-            ours = found[graph, mode, checking.OURS]
+            ours = failed[graph, mode, checking.OURS]
             assert (ours["ratio"], ours["memory_ratio"], ours["processes"]) == (2.0, 1.0, 3)
-            other = found[graph, mode, checking.EDGE_UPDATER]
+            other = failed[graph, mode, checking.EDGE_UPDATER]
             assert (other["ratio"], other["memory_ratio"]) == (4.0, 0.5)
     # What is timed is what it is called.
     for code in codes:

@@ -155,12 +155,12 @@ def hetero_bases_by_hand(which):
 
     inputs = graph()
     conv = filled(HeteroBasisConv(CONVS[which](), num_relations=3, num_bases=2))
-    found = []
+    results = []
     for one in (conv, copy.deepcopy(conv), conv):
         for types in (inputs["edge_type"], inputs["edge_type"].flip(0)):
-            found.append(one(types, x=inputs["x"], edge_index=inputs["edge_index"]))
-    found.append(sorted(conv.state_dict()))
-    return found
+            results.append(one(types, x=inputs["x"], edge_index=inputs["edge_index"]))
+    results.append(sorted(conv.state_dict()))
+    return results
 
 
 @case(since=(2, 0), each=EACH)
@@ -173,8 +173,10 @@ def distributed_data_parallel(which):
     """One process, over gloo."""
     import torch.distributed as dist
 
-    with tempfile.NamedTemporaryFile() as file:
-        dist.init_process_group("gloo", init_method=f"file://{file.name}", rank=0, world_size=1)
+    # Not a temporary file: the process group removes it, at a time of its own.
+    with tempfile.TemporaryDirectory() as directory:
+        init_method = f"file://{directory}/store"
+        dist.init_process_group("gloo", init_method=init_method, rank=0, world_size=1)
         try:
             module = torch.nn.parallel.DistributedDataParallel(filled(Net(which)))
             inputs = graph()
@@ -229,16 +231,16 @@ def other_dtypes_and_tools(which):
     """Double precision, pruned weights, checkpoints, and frozen parameters."""
     inputs = graph()
     net = filled(Net(which))
-    found = [copy.deepcopy(net).double()(inputs["x"].double(), inputs["edge_index"])]
+    results = [copy.deepcopy(net).double()(inputs["x"].double(), inputs["edge_index"])]
     pruned = copy.deepcopy(net)
     prune.l1_unstructured(pruned.lin, "weight", amount=0.5)
-    found.append(pruned(inputs["x"], inputs["edge_index"]))
+    results.append(pruned(inputs["x"], inputs["edge_index"]))
     x = inputs["x"].clone().requires_grad_()
     out = torch.utils.checkpoint.checkpoint(net, x, inputs["edge_index"], use_reentrant=False)
-    found.append(torch.autograd.grad(out.sum(), x)[0])
+    results.append(torch.autograd.grad(out.sum(), x)[0])
     net.requires_grad_(False)
-    found.append(net(inputs["x"], inputs["edge_index"]))
-    return found
+    results.append(net(inputs["x"], inputs["edge_index"]))
+    return results
 
 
 @case(since=(2, 0), each=EACH)
@@ -298,16 +300,16 @@ def autoencoder(which):
 
 def losses(model):
     inputs = graph()
-    found = []
+    results = []
     for training in (False, True, False):
         model.train(training)
         torch.manual_seed(1)
         z = model.encode(inputs["x"], inputs["edge_index"])
-        found += [z, model.kl_loss(), model.kl_loss(z, z), model.decode(z, inputs["edge_index"])]
+        results += [z, model.kl_loss(), model.kl_loss(z, z), model.decode(z, inputs["edge_index"])]
     torch.manual_seed(1)
     loss = model.kl_loss() + model.recon_loss(z, inputs["edge_index"])
     loss.backward()
-    return found, [parameter.grad for parameter in model.parameters()]
+    return results, [parameter.grad for parameter in model.parameters()]
 
 
 class Pair(torch.nn.Module):

@@ -264,7 +264,9 @@ class Audit:
                 known.append({**described, **self._examine(accesses, deadline)})
             else:
                 known[0]["others"].append(described["submodule"])
-        return list(itertools.chain.from_iterable(groups.values()))
+        examined = list(itertools.chain.from_iterable(groups.values()))
+        describing.explain_by_others(examined)
+        return examined
 
     def _examine(self, accesses: List[Optional[Access]], deadline: float) -> Dict[str, Any]:
         """Whether threads can take a slot from each other."""
@@ -282,15 +284,16 @@ class Audit:
         if not self.is_deterministic:
             return self._examine_chance(there)
         forced = interleaving.force(self.subject, accesses, deadline)
-        seen = {
+        summary = {
             "interleaved": {
                 "pairs": forced.pairs,
                 **count(forced.outcomes),
                 "left_out": forced.left_out,
+                "took": forced.took,
             },
             "same": False,
         }
-        return {**seen, **describing.judge(forced, any(access.read_back for access in there))}
+        return {**summary, **describing.judge(forced, any(access.read_back for access in there))}
 
     def _examine_chance(self, there: List[Access]) -> Dict[str, Any]:
         """The same of a model whose results cannot be compared."""
@@ -374,7 +377,7 @@ class Audit:
                 for first in held:
                     if first is not lock:
                         orders.setdefault((id(first), id(lock)), (i, first, lock, place))
-        found = []
+        lines = []
         for (one, other), (i, first, second, place) in orders.items():
             opposite = orders.get((other, one))
             if opposite is None or one > other:
@@ -384,14 +387,14 @@ class Audit:
                 j = (i + 1) % len(self.subject.requests)
             threads = interleaving.force_locks(self.subject, (i, j), (second, first))
             outcomes = [thread.outcome for thread in threads or []]
-            found.append(
+            lines.append(
                 {
                     "places": [shown_place(place), shown_place(opposite[3])],
                     "hung": HUNG in outcomes,
                     "outcomes": outcomes,
                 }
             )
-        return found
+        return lines
 
 
 def _graph_breaks() -> bool:

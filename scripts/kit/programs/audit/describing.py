@@ -100,6 +100,20 @@ def judge(forced: Forced, read_back: bool) -> Dict[str, Any]:
     return {"verdict": verdict, "reason": reason, "blocked": forced.blocked}
 
 
+def explain_by_others(writes: List[Dict[str, Any]]) -> None:
+    """Clears slots of mix-ups that are explained by another slot.
+
+    While two calls are held at a slot, they run freely elsewhere, so that it is chance whether
+    a race there shows. Where no call took the value of the other one from the slot itself,
+    that says nothing of it.
+    """
+    if not any(write["verdict"] == "confirmed" for write in writes):
+        return
+    for write in writes:
+        if write["verdict"] == "with others" and not write["interleaved"]["took"]:
+            write["verdict"] = "refuted"
+
+
 def same_value(there: List[Access]) -> str:
     """What to say if every call writes the same value; "" if they do not."""
     if any(how != ASSIGNMENT for access in there for how in access.how):

@@ -143,9 +143,9 @@ def record(
 
 def storages_of(nodes: List[state.Node]) -> Set[int]:
     """The memory of the tensors among some objects."""
-    found = set()
+    identities = set()
     for node in nodes:
         if isinstance(node.value, torch.Tensor):
             with contextlib.suppress(Exception):
-                found.add(slots.storage_of(node.value) or id(node.value))
-    return found
+                identities.add(slots.storage_of(node.value) or id(node.value))
+    return identities
