@@ -9,7 +9,7 @@ from cases import NUM_EDGES, case, graph
 
 
 def explain(net, algorithm=None, times=1, **settings):
-    """The masks that are found, one explanation after the other, and the predictions since."""
+    """The masks, one explanation after the other, and the predictions since."""
     inputs = graph()
     x, edge_index = inputs["x"], inputs["edge_index"]
     torch.manual_seed(12345)
@@ -257,7 +257,7 @@ def own_algorithm(net):
         def __init__(self, net):
             super().__init__()
             self.net = net
-            self.seen = []
+            self.outputs = []
             self.number = 0
 
         def forward(self, model, x, edge_index, *, target, index=None, **kwargs):
@@ -265,7 +265,7 @@ def own_algorithm(net):
             set_masks(self.net, mask, edge_index, apply_sigmoid=False)
             out = model(x, edge_index)
             clear_masks(model)
-            self.seen.append(out.detach())
+            self.outputs.append(out.detach())
             self.number += 1
             return Explanation(edge_mask=mask * out.detach().sum(), node_mask=x)
 
@@ -279,7 +279,7 @@ def own_algorithm(net):
 def algorithm_of_theirs():
     net = Net().eval()
     algorithm = own_algorithm(net)
-    return explain(net, algorithm), algorithm.seen, algorithm.number
+    return explain(net, algorithm), algorithm.outputs, algorithm.number
 
 
 @case(since=(2, 3))
