@@ -150,15 +150,13 @@ def prove(
             result = _run(release, python, tree, device, *(tests[layer] for layer in layers))
             counts[tree] = dict(zip(layers, result.pop("measured"), strict=True))
         notify("Threads in TorchScript ...")
-        scripted = {
-            layer: _scripted(python, trees, tests[layer])
-            for layer in patched_layers
-            if device == "cpu"
-        }
+        own_code = [layer for layer in patched_layers if layer not in cases.NO_LAYER]
+        on_cpu = own_code if device == "cpu" else []
+        scripted = {layer: _scripted(python, trees, tests[layer]) for layer in on_cpu}
         latency: dict[str, Any] = {}
         if with_latency:
             notify("Latency, patched against pristine ...")
-            latency = _latency(release, catalogue, python, trees, patched_layers)
+            latency = _latency(release, catalogue, python, trees, own_code)
     layers_proved = [
         LayerProof(
             layer,

@@ -65,6 +65,7 @@ RACES = {
     "hypergraph_conv": ("1.7.1", "2.0.4"),
     "autoencoder": ("1.7.1", None),
     "to_hetero_with_bases": ("2.0.0", None),
+    "explainer": ("1.7.1", None),
 }
 
 
@@ -116,8 +117,12 @@ def test_optional_series_are_not_taken_unasked(pinned: Catalogue) -> None:
 def test_what_uses_the_mixin_requires_it(pinned: Catalogue) -> None:
     users = {p.series for p in pinned.patches() if "Conv(AttentionMixin, " in p.text}
     assert users
-    assert pinned.requires == {name: ["attention_mixin"] for name in pinned.requires}
-    assert set(pinned.requires) == users
+    on_copies = {p.series for p in pinned.patches() if "+    @on_copy" in p.text}
+    assert on_copies == {"explainer"}
+    assert pinned.requires == {
+        **{name: ["attention_mixin"] for name in users},
+        **{name: ["explained_copy"] for name in on_copies},
+    }
 
 
 def test_every_patch_file_is_taken(pinned: Catalogue) -> None:
@@ -177,12 +182,14 @@ class TestPatch:
 
 def test_one_patch_a_variant(pinned: Catalogue) -> None:
     library = [patch for patch in pinned.patches() if patch.is_for_library]
-    changed = [change.before for patch in library for change in patch.changes]
-    changed = [blob for blob in changed if blob != NO_BLOB]
+    # A patch of several files is one a distinct set of them.
+    changed = [tuple(change.before for change in patch.changes) for patch in library]
+    changed = [blobs for blobs in changed if set(blobs) != {NO_BLOB}]
     assert len(set(changed)) == len(changed)
     result = Counter(patch.series for patch in library)
     assert result["gatv2_conv"] == 8
-    assert set(result) == {*pinned.classes, "attention_mixin", *pinned.optional}
+    needed = {name for names in pinned.requires.values() for name in names}
+    assert set(result) == {*pinned.classes, *needed, *pinned.optional}
 
 
 @pytest.mark.parametrize(

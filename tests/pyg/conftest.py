@@ -74,14 +74,25 @@ def find_tested(config: pytest.Config) -> list[str]:
     return [name for name in LAYERS if tree and (tree / REGRESSION_TEST.format(name)).exists()]
 
 
+def find_tested_modules(config: pytest.Config) -> list[str]:
+    """Those that the audit can build and call."""
+    return [name for name in find_tested(config) if LAYERS[name].is_layer]
+
+
 def find_patched(config: pytest.Config) -> list[str]:
     """The layers that the patches change."""
-    trees = [config.getoption(name) for name in ("pristine", "patched")]
-    return [
-        name
-        for name in find_tested(config)
-        if len({(tree / LAYERS[name].module).read_bytes() for tree in trees}) == 2
-    ]
+    return [name for name in find_tested(config) if len(set(read_sources(config, name))) == 2]
+
+
+def read_sources(config: pytest.Config, name: str) -> list[bytes | None]:
+    """The file of a layer on both trees; None where a tree does not have it."""
+    files = [config.getoption(tree) / LAYERS[name].module for tree in ("pristine", "patched")]
+    return [file.read_bytes() if file.exists() else None for file in files]
+
+
+def find_patched_layers(config: pytest.Config) -> list[str]:
+    """Those that are called as layers."""
+    return [name for name in find_patched(config) if LAYERS[name].is_layer]
 
 
 def find_affected(config: pytest.Config) -> list[str]:
@@ -104,7 +115,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     # A test is made for each layer that it is about: nothing is there to be skipped.
     for name, find in (
         ("tested_layer", find_tested),
-        ("patched_layer", find_patched),
+        ("patched_layer", find_patched_layers),
+        ("tested_module", find_tested_modules),
         ("patched_conv", find_patched_convs),
     ):
         if name in metafunc.fixturenames:
@@ -218,7 +230,7 @@ def observations(
     """All observations of each tree, made once."""
     convs = find_patched_convs(pytestconfig)
     groups = {
-        "patched": find_patched(pytestconfig),
+        "patched": find_patched_layers(pytestconfig),
         "convs": convs,
         # One is enough: it takes long.
         "inductor": [name for name in find_affected(pytestconfig) if name == "gatv2_conv"],

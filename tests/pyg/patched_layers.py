@@ -24,6 +24,7 @@ class Layer:
         num_settings: How many random settings are compared.
         keywords: More arguments, for what is not a random setting.
         fix: What upstream's fix has in the source, where a patch changes that, too.
+        is_layer: Whether it is called as a layer. What else threads share has tests of its own.
     """
 
     cls: str
@@ -35,6 +36,7 @@ class Layer:
     num_settings: int = 150
     keywords: dict[str, Any] = field(default_factory=dict)
     fix: str | None = None
+    is_layer: bool = True
 
 
 FLOW = ["source_to_target", "target_to_source"]
@@ -153,6 +155,16 @@ LAYERS: dict[str, Layer] = {
         message=None,
         num_settings=40,
         keywords={"num_bases": 2},
+    ),
+    # Predictions, while the model is explained. `user_code/explained.py` compares explanations.
+    "explainer": Layer(
+        "Explainer",
+        "torch_geometric/nn/explained_copy.py",
+        {},
+        {},
+        message=None,
+        forced=(1, 0, 1),
+        is_layer=False,
     ),
 }
 

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from conftest import AUDIT, Warm, find_affected, find_tested
+from conftest import AUDIT, Warm, find_affected, find_tested_modules
 from patched_layers import LAYERS
 
 
@@ -13,7 +13,7 @@ def audited(
     warm: dict[str, Warm], pytestconfig: pytest.Config, thorough: None
 ) -> dict[str, dict[str, Any]]:
     """What the audit says of the tested layers, on each tree."""
-    names = [LAYERS[layer].cls for layer in find_tested(pytestconfig)]
+    names = [LAYERS[layer].cls for layer in find_tested_modules(pytestconfig)]
     options = [word for name in names for word in ("--layer", name)]
     reports = {}
     for tree, python in warm.items():
@@ -31,15 +31,15 @@ def confirmed(forms: dict[str, Any]) -> set[str]:
 
 
 def test_pristine(
-    audited: dict[str, dict[str, Any]], pytestconfig: pytest.Config, tested_layer: str
+    audited: dict[str, dict[str, Any]], pytestconfig: pytest.Config, tested_module: str
 ) -> None:
-    attributes = confirmed(audited["pristine"][LAYERS[tested_layer].cls]["forms"])
-    if tested_layer not in find_affected(pytestconfig):
+    attributes = confirmed(audited["pristine"][LAYERS[tested_module].cls]["forms"])
+    if tested_module not in find_affected(pytestconfig):
         assert attributes == set()
     else:
         assert attributes <= {"_alpha", "flow", "__mu__", "__logstd__", "_edge_type"}
         assert attributes
 
 
-def test_patched(audited: dict[str, dict[str, Any]], tested_layer: str) -> None:
-    assert confirmed(audited["patched"][LAYERS[tested_layer].cls]["forms"]) == set()
+def test_patched(audited: dict[str, dict[str, Any]], tested_module: str) -> None:
+    assert confirmed(audited["patched"][LAYERS[tested_module].cls]["forms"]) == set()

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import PROGRAMS, REGRESSION_TEST, Warm, find_patched
+from conftest import PROGRAMS, REGRESSION_TEST, Warm, find_patched_layers
 
 FORMS = ("scripted", "saved", "frozen", "optimized")
 
@@ -32,7 +32,7 @@ def ends(
     patched = pytestconfig.getoption("patched")
     for tree, form in itertools.product(warm, FORMS):
         ended = made[tree, form] = {}
-        for layer in find_patched(pytestconfig):
+        for layer in find_patched_layers(pytestconfig):
             first = made["pristine", FORMS[0]].get(layer, {})
             if "error" in first:
                 ended[layer] = first

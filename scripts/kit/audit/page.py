@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from kit import pages, pictures
+from kit.audit import outside
 from kit.audit.kinds import Kind
 from kit.audit.survey import Finding, Survey
 
@@ -82,7 +83,7 @@ def labels_of(surveyed: Survey) -> dict[str, str]:
     return labels
 
 
-def render(surveys: list[Survey], machine: str) -> str:
+def render(surveys: list[Survey], machine: str, measured: list[outside.Outside]) -> str:
     """The page, in Markdown."""
     newest = surveys[-1]
     lines = [
@@ -112,6 +113,7 @@ def render(surveys: list[Survey], machine: str) -> str:
         "|---|---|---|---|---|",
         *_rows(surveys, {"race, not run"}, with_reason=True),
         "",
+        *outside.render(measured),
         "## All layers by all releases",
         "",
         *(f"- **{word}**: {text}." for word, (_, text) in WORDS.items()),

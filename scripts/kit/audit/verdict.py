@@ -300,7 +300,13 @@ def _conditions(report: Mapping[str, Any]) -> Iterator[str]:
             f"result"
         )
     if any(each["class"] == "MessagePassing" for each in report["classes"]):
-        yield "nobody explains it meanwhile: PyG's explainers set masks on its layers"
+        if report.get("explains_copies"):
+            yield (
+                "nobody calls `set_masks()` on it meanwhile, nor explains it while something else "
+                "refers to its modules: what PyG's explainers else do, they do to a copy"
+            )
+        else:
+            yield "nobody explains it meanwhile: PyG's explainers set masks on its layers"
     if report["compiled"]:
         yield "it was compiled for the shapes of all requests before threads share it"
 

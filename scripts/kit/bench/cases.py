@@ -61,6 +61,8 @@ LARGE: dict[str, dict[str, Any] | None] = {
     "VGAE": None,
     "HeteroBasisConv": None,
 }
+# Series that change no layer: what predicts is the code of the release.
+NO_LAYER = {"explainer"}
 SMALL_GRAPH = Graph("small", 100, 500, {"inference": 40, "training": 20}, 10)
 MIDDLE_GRAPH = Graph("middle", 10_000, 100_000, {"inference": 24, "training": 16}, 1)
 LARGE_GRAPH = Graph("large", 2_000, 200_000, {"inference": 12, "training": 8}, 1, LARGE)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kit import pages, pictures
-from kit.bench.cases import FIXED, ITSELF, ONE_GATHER, PATCHED, PRISTINE, UPSTREAM
+from kit.bench.cases import FIXED, ITSELF, NO_LAYER, ONE_GATHER, PATCHED, PRISTINE, UPSTREAM
 from kit.releases import ROOT, Catalogue
 
 # The page, what it is made from, and its pictures.
@@ -315,7 +315,7 @@ def problems(data: dict[str, Any], catalogue: Catalogue) -> Iterator[str]:
         patched = [ratio for ratio in ratios if ratio["variant"] == PATCHED]
         for mode in ("inference", "training") if ratios else ():
             measured = {ratio["layer"] for ratio in patched if ratio["mode"] == mode}
-            for layer in catalogue.classes.keys() - measured:
+            for layer in catalogue.classes.keys() - measured - NO_LAYER:
                 yield f"{part}, {mode}: {catalogue.classes[layer]} was not measured."
         for ratio in patched:
             if ratio["memory_ratio"] > 1:

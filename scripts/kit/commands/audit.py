@@ -12,7 +12,7 @@ import click
 from rich.text import Text
 
 from kit import environments, pages, patching, releases, sources
-from kit.audit import advice, page, running, survey, text
+from kit.audit import advice, outside, page, running, survey, text
 from kit.audit.model import Options, audit_model
 from kit.audit.verdict import Verdict, Word, is_allowed, judge
 from kit.console import (
@@ -98,6 +98,12 @@ def _model_options(command: Command) -> Command:
 @click.option(
     "--survey", "all_releases", is_flag=True, help="Audit every release, into docs/audit.md."
 )
+@click.option(
+    "--outside",
+    "only_outside",
+    is_flag=True,
+    help="Of the survey, only what changes a model from outside.",
+)
 @click.option("--render", is_flag=True, help="Make docs/audit.md anew from docs/audit.json.")
 @source_options
 @torch_options
@@ -116,6 +122,7 @@ def audit(
     static: bool,
     show_all: bool,
     all_releases: bool,
+    only_outside: bool,
     render: bool,
     torch: str,
     python: Path | None,
@@ -134,18 +141,18 @@ def audit(
     The layers of a PyG are read for writes to `self` that a forward pass can reach, and
     each one is called in the same way.
     """
-    asked = [version, installed, tree, model, all_releases, render]
+    asked = [version, installed, tree, model, all_releases, only_outside, render]
     if sum(map(bool, asked)) != 1:
         raise UsageError(
             "What is to be audited? Name one of: a PYG-VERSION, --installed, --path DIR, "
-            "--model with --inputs, --survey."
+            "--model with --inputs, --survey, --outside."
         )
     if bool(model) != bool(inputs):
         raise UsageError("--model and --inputs go together: a model is run on its inputs.")
     catalogue = releases.load()
     allowed = _read_allowed(allow)
-    if all_releases or render:
-        _survey_all(catalogue, render, kind, git_url, offline)
+    if all_releases or only_outside or render:
+        _survey_all(catalogue, (all_releases, only_outside), python, (kind, git_url, offline))
     elif model and inputs:
         options = Options(methods, calls, grad, tolerance)
         python = running.user_python(python)
@@ -416,25 +423,44 @@ def _audit_model(
         raise ProofError(f"{verdict.word.value.capitalize()}: {what}{where}.")
 
 
-def _survey_all(catalogue: Catalogue, render: bool, kind: str, git_url: str, offline: bool) -> None:
-    if render:
-        surveys, machine = page.load()
-    else:
-        surveys, machine = [], pages.machine()
+def _survey_all(
+    catalogue: Catalogue,
+    parts: tuple[bool, bool],
+    python: Path | None,
+    source_options: tuple[str, str, bool],
+) -> None:
+    """Writes the page of all releases; with neither part, from the data that there are."""
+    everything, only_outside = parts
+    surveys, machine = ([], pages.machine()) if everything else page.load()
+    measured = [] if everything or only_outside else outside.load()
+    if everything or only_outside:
         with progress() as notify:
-            source = source_of(kind, git_url, offline, notify)
-            python = find_python(
-                None, None, environments.TORCH, source.cache, extensions=True, offline=offline
-            )
+            source = source_of(*source_options, notify)
+            if python is None:
+                python = find_python(
+                    None,
+                    None,
+                    environments.TORCH,
+                    source.cache,
+                    extensions=True,
+                    offline=source.offline,
+                )
         with progress() as notify:
             for release in catalogue.releases:
-                notify(f"PyG {release.version}: reading and running its layers ...")
                 with tempfile.TemporaryDirectory(prefix="pyg-threadsafe-") as name:
                     root = Path(name) / "pristine"
                     sources.materialize(release, source, root)
-                    surveys.append(survey.survey(root, release.version, python))
+                    if everything:
+                        notify(f"PyG {release.version}: reading and running its layers ...")
+                        surveys.append(survey.survey(root, release.version, python))
+                    notify(f"PyG {release.version}: predicting while others work ...")
+                    measured.append(outside.measure(root, release.version, python))
     page.draw(surveys, page.PICTURE)
-    files = {page.DATA: page.dump(surveys, machine), page.PAGE: page.render(surveys, machine)}
+    files = {
+        page.DATA: page.dump(surveys, machine),
+        outside.DATA: outside.dump(measured),
+        page.PAGE: page.render(surveys, machine, measured),
+    }
     for file in pages.write(files):
         print_path(file)
     print_path(page.PICTURE)

@@ -187,6 +187,13 @@ def test_safe(changes: dict[str, Any]) -> None:
             {"classes": [{"class": "MessagePassing", "module": "", "file": None}]},
             "nobody explains it meanwhile",
         ),
+        (
+            {
+                "classes": [{"class": "MessagePassing", "module": "", "file": None}],
+                "explains_copies": True,
+            },
+            "nobody calls `set_masks()` on it meanwhile",
+        ),
     ],
 )
 def test_conditions(changes: dict[str, Any], condition: str) -> None:

@@ -1,6 +1,7 @@
 """Somebody's model: how it is imported, what it is called with, and what it is made of."""
 
 import importlib
+import importlib.util
 import inspect
 import platform
 import re
@@ -242,12 +243,21 @@ def get_classes(module: torch.nn.Module) -> List[Dict[str, Any]]:
     return result
 
 
+def explains_copies() -> bool:
+    """Whether the PyG in use, if any, has what its patched explainers use."""
+    if "torch_geometric.nn" not in sys.modules:
+        return False
+    return importlib.util.find_spec("torch_geometric.nn.explained_copy") is not None
+
+
 def environment() -> Dict[str, Any]:
     """What this runs on."""
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "torch_geometric": getattr(sys.modules.get("torch_geometric"), "__version__", None),
+        # Whether it is patched such that explainers work on a copy.
+        "explains_copies": explains_copies(),
         # An extension that does not know of free threading turns the lock on again.
         "gil": getattr(sys, "_is_gil_enabled", lambda: True)(),
     }

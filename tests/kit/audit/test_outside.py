@@ -1,0 +1,64 @@
+"""What changes a model from outside: what a cell says, and that the page has every release."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+from kit import releases
+from kit.audit import outside
+from kit.audit.outside import Outside
+from kit.errors import ToolError
+
+RIGHT = {"right": 4, "afterwards": "right", "after_a_failure": "right"}
+WRONG = {**RIGHT, "silently_wrong": 2, "crashed": 1}
+
+
+@pytest.mark.parametrize(
+    ("part", "word"),
+    [
+        (RIGHT, "·"),
+        ({**RIGHT, "after_a_failure": ""}, "·"),
+        (WRONG, "**3 of 7**"),
+        ({**WRONG, "after_a_failure": "crashed"}, "**3 of 7**, fails"),
+        ({**WRONG, "afterwards": "silently_wrong"}, "**3 of 7**, stays"),
+        ({**RIGHT, "after_a_failure": "silently_wrong"}, "·, fails"),
+        ({"error": "ImportError: no"}, ""),
+    ],
+)
+def test_a_cell(part: dict[str, object], word: str) -> None:
+    assert outside.word_of(part) == word
+
+
+def test_releases_that_say_the_same_share_a_column() -> None:
+    measured = [
+        Outside("1.0", "2.0", {"a": RIGHT, "b": {"error": "no"}}),
+        Outside("1.1", "2.0", {"a": RIGHT, "b": {"error": "no"}}),
+        Outside("2.0", "2.0", {"a": WRONG, "b": {"error": "no, too"}}),
+    ]
+    page = "\n".join(outside.render(measured))
+    assert "| part | 1.0 to 1.1 | 2.0 |" in page
+    assert "| a | · | **3 of 7** |" in page
+    assert "Could be run nowhere: b (`no, too`)." in page
+
+
+def test_a_program_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failed = subprocess.CompletedProcess([], 1, "", "ImportError: no torch")
+    monkeypatch.setattr(outside.environments, "run_pyg", lambda *_, **__: failed)
+    with pytest.raises(ToolError, match=r"PyG 1\.0 .* could not be measured: .*no torch"):
+        outside.measure(tmp_path, "1.0", tmp_path / "python")
+
+
+def test_the_committed_data() -> None:
+    measured = outside.load()
+    assert outside.dump(measured) == outside.DATA.read_text(encoding="utf-8")
+    assert json.loads(outside.dump(measured))
+    assert [each.release for each in measured] == [r.version for r in releases.load().releases]
+    # What the patches of the series `explainer` are for.
+    for each in measured:
+        names = ("Explainer, GNNExplainer", "nn.GNNExplainer")
+        parts = [each.parts[name] for name in names if "error" not in each.parts[name]]
+        assert parts
+        for part in parts:
+            assert part.get("silently_wrong", 0) + part.get("crashed", 0) > 10
+            assert part["after_a_failure"] in ("silently_wrong", "crashed")
