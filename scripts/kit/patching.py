@@ -234,10 +234,10 @@ def _first_misfit(text: str, patched_file: PatchedFile) -> str:
         for offset, line in enumerate(expected):
             if line not in nearby:
                 at = start + offset
-                found = lines[at].strip() if at < len(lines) else "the end of the file"
+                actual = lines[at].strip() if at < len(lines) else "the end of the file"
                 return (
                     f"Hunk {number} of the patch expects '{line.strip()}' near line {at + 1}; "
-                    f"found there: '{found}'."
+                    f"found there: '{actual}'."
                 )
         return f"Hunk {number} of the patch does not fit near line {hunk.source_start}."
     return ""
@@ -333,13 +333,13 @@ def _patch_copies(tree: Path, stage: Path, patch: Patch, reverse: bool) -> set[s
     result = git_apply(patch.file, stage, *(["--reverse"] if reverse else []))
     for change in patch.changes:
         expected = change.before if reverse else change.after
-        found = blob_of(stage / change.path)
-        if result.returncode != 0 or found != expected:
+        actual = blob_of(stage / change.path)
+        if result.returncode != 0 or actual != expected:
             if shutil.disk_usage(stage).free < _NO_SPACE:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(stage.parent))
             raise TreeError(
                 f"{patch.name} did not give what it records for {change.path}: expected blob "
-                f"{expected[:10]}, found {found[:10]} {last_lines(result.stderr)}. The tree is as "
+                f"{expected[:10]}, found {actual[:10]} {last_lines(result.stderr)}. The tree is as "
                 f"it was. 'scripts/kit.sh validate' says which patches are sound."
             )
     return crlf

@@ -315,12 +315,12 @@ def _fetch(release: Release, source: Source, repository: Path) -> None:
     # Not every server hands out a commit by its id; its tag does as well, as
     # long as it still points to the pinned commit.
     if release.tag and fetch(f"refs/tags/{release.tag}").returncode == 0:
-        found = git("rev-parse", "FETCH_HEAD^{commit}", cwd=repository).strip()
-        if found == release.commit:
+        actual = git("rev-parse", "FETCH_HEAD^{commit}", cwd=repository).strip()
+        if actual == release.commit:
             return
         raise SourceError(
             f"The tag {release.tag} of {source.git_url} is not the pinned commit: expected "
-            f"{release.commit}, found {found}. Use upstream's repository, or --source sdist."
+            f"{release.commit}, found {actual}. Use upstream's repository, or --source sdist."
         )
     raise SourceError(
         f"PyG {release.version} could not be fetched from {source.git_url}: expected commit "
@@ -359,9 +359,9 @@ def archive(release: Release, source: Source) -> Path:
             )
         with _partial(path) as name:
             downloaded = _download(release, source, Path(name))
-            found = sha256(downloaded)
-            if found != release.sha256:
-                raise _hash_mismatch(release, f"found {found}")
+            actual = sha256(downloaded)
+            if actual != release.sha256:
+                raise _hash_mismatch(release, f"found {actual}")
             downloaded.rename(path)
     return path
 
@@ -390,9 +390,9 @@ def download_new(project: str, version: str, source: Source, directory: Path) ->
     source.notify(f"Downloading {project} {version} from PyPI ...")
     for form in ("--no-binary=:all:", "--only-binary=:all:"):
         result = _pip_download(f"{project}=={version}\n", directory, form)
-        found = [*directory.glob("*.tar.gz"), *directory.glob("*.whl")]
-        if found:
-            return found[0]
+        archives = [*directory.glob("*.tar.gz"), *directory.glob("*.whl")]
+        if archives:
+            return archives[0]
     raise _not_downloaded(f"{project} {version}", result)
 
 
@@ -423,9 +423,9 @@ def _not_downloaded(what: str, result: "subprocess.CompletedProcess[str]") -> So
     )
 
 
-def _hash_mismatch(release: Release, found: str) -> SourceError:
+def _hash_mismatch(release: Release, actual: str) -> SourceError:
     return SourceError(
-        f"{release.archive} is not what its pin says: expected sha256 {release.sha256}, {found}. "
+        f"{release.archive} is not what its pin says: expected sha256 {release.sha256}, {actual}. "
         f"It was not unpacked. If pip uses a mirror, ask its keeper; otherwise please report this."
     )
 

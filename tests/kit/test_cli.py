@@ -84,8 +84,8 @@ def test_interruption_while_waiting(world: World, tree: Path, number: signal.Sig
 def shell(world: World, script: str, *arguments: str | Path) -> "subprocess.CompletedProcess[str]":
     """Runs a script in which `kit` is the kit."""
     command, env = world.command(*arguments)
-    words = " ".join(shlex.quote(word) for word in command[:3])
-    script = f'kit() {{ {words} "$@"; }}; {script}'
+    quoted = " ".join(shlex.quote(word) for word in command[:3])
+    script = f'kit() {{ {quoted} "$@"; }}; {script}'
     return subprocess.run(
         ["bash", "-c", script, "bash", *command[3:]], env=env, capture_output=True, text=True
     )

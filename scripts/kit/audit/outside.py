@@ -68,14 +68,14 @@ def word_of(part: dict[str, Any]) -> str:
     if "error" in part:
         return ""
     wrong, crashed = (part.get(end, 0) for end in ("silently_wrong", "crashed"))
-    words = [f"**{wrong + crashed} of {wrong + crashed + part.get('right', 0)}**"]
+    notes = [f"**{wrong + crashed} of {wrong + crashed + part.get('right', 0)}**"]
     if not wrong + crashed:
-        words = ["·"]
+        notes = ["·"]
     if part["afterwards"] not in ("right", ""):
-        words.append("stays")
+        notes.append("stays")
     elif part["after_a_failure"] not in ("right", ""):
-        words.append("fails")
-    return ", ".join(words)
+        notes.append("fails")
+    return ", ".join(notes)
 
 
 def render(measured: list[Outside]) -> list[str]:

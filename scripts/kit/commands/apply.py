@@ -210,9 +210,9 @@ def _show_series(report: Report, how: How) -> None:
 
 def _show_steps(report: Report, how: How) -> None:
     todo = patching.to_do(report.steps, reverse=how.reverse)
-    words = _words(how)
+    labels = _words(how)
     for step in report.steps:
-        word, style = words[step.patch in todo]
+        word, style = labels[step.patch in todo]
         if step.state is State.LEFT_OUT:
             word, style = "left out", "yellow"
         note = f" ({step.reason})" if step.reason else ""

@@ -67,8 +67,8 @@ def _lines(examined: Diagnosis) -> Iterator[tuple[str, str]]:
         states = [f"{name} {state}" for name, state in known.items()]
         yield f"extensions  {'; '.join(states) or 'none'}", ""
     styles = {"patched": "green", "not patched": "red", "fixed": ""}
-    words = {"patched": "patched", "not patched": "races", "fixed": "fixed"}
-    for state, word in words.items():
+    labels = {"patched": "patched", "not patched": "races", "fixed": "fixed"}
+    for state, word in labels.items():
         names = [name for name, each in examined.layers.items() if each == state]
         if names:
             by = " (by upstream)" if state == "fixed" else ""
