@@ -88,7 +88,7 @@ def test_every_step_in_a_tree(
     )
     act, back = (undo, patch) if reverse else (patch, undo)
     old, new = (after, before) if reverse else (before, after)
-    seen = set()
+    reports = set()
     for step in range(1, 500, 1 if number == signal.SIGKILL else 4):
         back()
         write(cache.parent, {"__pycache__/gatv2_conv.cpython-311.pyc": "old code"})
@@ -97,28 +97,28 @@ def test_every_step_in_a_tree(
             break
         if number != signal.SIGKILL:
             # What was interrupted is undone, and what was not has come to its end.
-            found = tree_of(tree)
+            now = tree_of(tree)
             assert status in (0, 130)
             if status == 130:
-                found.pop(str((cache / "gatv2_conv.cpython-311.pyc").relative_to(tree)))
-                found.pop(str(cache.relative_to(tree)))
-            assert found == (old if status == 130 else new)
+                now.pop(str((cache / "gatv2_conv.cpython-311.pyc").relative_to(tree)))
+                now.pop(str(cache.relative_to(tree)))
+            assert now == (old if status == 130 else new)
             assert litter(tree) == []
         with transactions.locked(tree):
             word = transactions.recover(tree)
-        seen.add(word)
-        found = tree_of(tree)
+        reports.add(word)
+        now = tree_of(tree)
         if cache.exists():
-            found.pop(str((cache / "gatv2_conv.cpython-311.pyc").relative_to(tree)))
-            found.pop(str(cache.relative_to(tree)))
-        assert found in (old, new), step
-        assert (found == new) <= (not cache.exists()), step
+            now.pop(str((cache / "gatv2_conv.cpython-311.pyc").relative_to(tree)))
+            now.pop(str(cache.relative_to(tree)))
+        assert now in (old, new), step
+        assert (now == new) <= (not cache.exists()), step
         assert litter(tree) == []
         act()
         assert tree_of(tree) == new
     assert step > 20
     if number == signal.SIGKILL:
-        assert seen == {"", "undone", "finished"}
+        assert reports == {"", "undone", "finished"}
 
 
 def test_every_step_in_a_checkout(
