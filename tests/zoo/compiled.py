@@ -39,10 +39,21 @@ def traced():
     return torch.jit.trace(Perceptron().eval(), torch.rand(5, 8))
 
 
+class InModel(nn.Module):
+    """A layer in a model, as TorchScript takes it."""
+
+    def __init__(self, conv):
+        super().__init__()
+        self.conv = conv
+
+    def forward(self, x: torch.Tensor, edge_index: torch.Tensor) -> torch.Tensor:
+        return self.conv(x, edge_index)
+
+
 @safe(graph, verdicts=(SAFE, NOT_SHOWN), checked=NATIVE)
 def scripted_gcn():
     """A scripted GCNConv keeps nothing."""
-    return torch.jit.script(gnn.GCNConv(8, 4))
+    return torch.jit.script(InModel(gnn.GCNConv(8, 4)))
 
 
 @unsafe(
@@ -55,19 +66,19 @@ def scripted_gcn():
 )
 def scripted_transformer_conv():
     """It writes `self._alpha` without the GIL: memory is freed twice, and the process dies."""
-    return torch.jit.script(gnn.TransformerConv(8, 4))
+    return torch.jit.script(InModel(gnn.TransformerConv(8, 4)))
 
 
 @safe(graph, verdicts=(SAFE, NOT_SHOWN), patched=True, checked=NATIVE)
 def scripted_transformer_conv_patched():
     """Patched and scripted again, it writes nothing."""
-    return torch.jit.script(gnn.TransformerConv(8, 4))
+    return torch.jit.script(InModel(gnn.TransformerConv(8, 4)))
 
 
 @safe(graph, verdicts=(SAFE, NOT_SHOWN), checked=NATIVE)
-def scripted_gatv2_conv():
-    """GATv2Conv of 2.5.0 and later writes nothing."""
-    return torch.jit.script(gnn.GATv2Conv(8, 4))
+def scripted_sage():
+    """Nor does a SAGEConv."""
+    return torch.jit.script(InModel(gnn.SAGEConv(8, 4)))
 
 
 class Holds(nn.Module):

@@ -108,7 +108,7 @@ class OneMailbox(nn.Module):
         return y - self.results.get()
 
 
-@unsafe("wrong", rows)
+@unsafe("wrong", rows, says=("lock",))
 class DoesNotWait(nn.Module):
     """Who does not get the lock goes on without the correction."""
 

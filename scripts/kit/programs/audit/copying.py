@@ -1,7 +1,10 @@
 """Copies of models, and what the arguments of calls are made of."""
 
+import asyncio
 import copy
 import re
+import selectors
+import socket
 import threading
 from typing import Any, Dict, Iterator, List, Optional, Set, Tuple
 
@@ -14,9 +17,10 @@ from .calls import Request
 def copy_of(module: torch.nn.Module) -> Optional[torch.nn.Module]:
     """A copy of a model, or None where it cannot be copied.
 
-    Locks are not copied but made anew; other objects that refuse to be copied are shared.
+    Locks are not copied but made anew; other objects that refuse to be copied are shared, and
+    so is what holds a file descriptor: a copy would close that of the model.
     """
-    shared: List[type] = []
+    shared: List[type] = [asyncio.AbstractEventLoop, selectors.BaseSelector, socket.socket]
     for _ in range(5):
         memo: Dict[int, Any] = {}
         for value in _parts_of(module, tuple(shared)):

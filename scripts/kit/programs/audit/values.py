@@ -55,7 +55,9 @@ class _Freezer:
             return (kind, str(value.dtype), tuple(value.shape), data)
         if isinstance(value, _CODE):
             return (kind, getattr(value, "__qualname__", getattr(value, "__name__", "")))
-        if depth == 0 or id(value) in self._around:
+        if id(value) in self._around:
+            return ("circle", kind)  # what it refers back to is being shown
+        if depth == 0:
             return (OPAQUE, kind)
         self._around.add(id(value))
         try:
