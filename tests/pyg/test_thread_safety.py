@@ -152,6 +152,20 @@ def test_nothing_is_fused(
     assert result.returncode == 0, result.stderr
 
 
+def test_a_death_is_a_result(on_nightly: None, warm: dict[str, Warm], tmp_path: Path) -> None:
+    """A race can end the process: then all calls of the stress have crashed."""
+    dies = "import os\n\ndef stress(**kwargs):\n    os.kill(os.getpid(), 11)\n"
+    (tmp_path / "dies.py").write_text(
+        f"{dies}\ndef interleave():\n    return ['right', 'silently wrong']\n"
+    )
+    result = warm["pristine"].run(PROGRAMS / "prove.py", "cpu", tmp_path / "dies.py")
+    assert result.returncode == 0, result.stderr
+    (measured,) = json.loads(result.stdout.splitlines()[-1])["measured"]
+    stress = measured["stress"]
+    assert stress["crashed"] == stress["calls"] == 400
+    assert measured["interleaved"]["spoiled_rounds"] == 50
+
+
 def test_a_call_leaves_nothing_in_the_layer(
     observe: Callable[..., Any], pytestconfig: pytest.Config, patched_conv: str
 ) -> None:
