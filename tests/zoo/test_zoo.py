@@ -22,7 +22,8 @@ def test_truth(entry: Entry, trees: dict[bool, Path]) -> None:
         command, cwd=running.TESTS, env=environment, text=True, capture_output=True, timeout=600
     )
     assert result.returncode == 0, result.stderr
-    assert result.stdout.strip() == (entry.failure or "right")
+    # Some packages print, too.
+    assert result.stdout.splitlines()[-1] == (entry.failure or "right")
 
 
 def test_audit(
