@@ -57,5 +57,5 @@ def test_patched(serve: Path) -> None:
 
 
 def test_pristine(serve: Path) -> None:
-    """A race that nothing forces: one run of several is enough."""
-    assert any(end != f"{CALLS} 0 0" for end in ends(serve, "pristine", 5))
+    """A race that nothing forces: one run of many is enough."""
+    assert any(end != f"{CALLS} 0 0" for end in ends(serve, "pristine", 50))

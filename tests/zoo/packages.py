@@ -150,9 +150,14 @@ def tsl_stcn():
     )
 
 
-@safe(sequence)
+@unsafe(
+    "crash",
+    sequence,
+    says=("node_dim",),
+    checked="the audit found it, and threads meet it: a call sees the axis of another one",
+)
 def tsl_gat():
-    """Its own GATConv sets the axis of the nodes in each call, and back to what it was."""
+    """Its own GATConv counts the axis of the nodes from the front in a call, and sets it back."""
     from tsl.nn.layers.graph_convs import GATConv
 
     return GATConv(3, 4, dim=-2)
@@ -180,9 +185,9 @@ def pygod_dominant():
     return DOMINANTBase(8, hid_dim=8, num_layers=2)
 
 
-@safe(one_graph)
+@safe(one_graph, verdicts=(SAFE, NOT_SHOWN))
 def signed_directed_magnet():
-    """MagNet with a graph's magnetic Laplacian, computed in each call."""
+    """MagNet keeps the Laplacian of the call, which is the same for one graph."""
     from torch_geometric_signed_directed.nn import MagNetConv
 
     class Net(nn.Module):
