@@ -17,6 +17,7 @@ from kit.releases import ROOT
 from kit.upstream import branch as branches
 from kit.upstream import checks as checking
 from kit.upstream import content, topics
+from kit.upstream import repository as clones
 
 # As upstream's are, but the tests' own: an archive from PyPI has neither.
 CHANGELOG = """# Changelog
@@ -236,7 +237,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "topics.toml").write_text(TOPIC)
     write(folder / "layer", {"test.py": NEW_TEST, "reproducer.py": REPRODUCER})
     monkeypatch.setattr(releases, "PATCHES", folder.parent)
-    monkeypatch.setattr(repository, "BUILD", tmp_path / "build")
+    monkeypatch.setattr(clones, "BUILD", tmp_path / "build")
     set_fix(repository, FIXED)
     return repository
 
