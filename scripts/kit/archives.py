@@ -1,5 +1,6 @@
 """Unpacks the archives of releases, and refuses what no release holds."""
 
+import errno
 import sys
 import zipfile
 import zlib
@@ -35,6 +36,11 @@ def unpack(archive: Path, dest: Path, only: Collection[str] | None = None) -> No
     except (NotImplementedError, RuntimeError, UnicodeError) as error:
         # A compression or an encryption that `zipfile` does not know.
         raise _bad_archive(archive, str(error)) from None
+    except OSError as error:
+        # An offset before the start of the file. Others are about the disk.
+        if error.errno != errno.EINVAL:
+            raise
+        raise _bad_archive(archive, "a member lies outside of it") from None
 
 
 def _unpack_wheel(archive: Path, dest: Path, only: Collection[str] | None) -> None:

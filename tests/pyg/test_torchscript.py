@@ -8,10 +8,12 @@ import itertools
 import json
 import os
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
-from conftest import PROGRAMS, REGRESSION_TEST, Warm, find_patched_layers
+from conftest import ERAS, PROGRAMS, REGRESSION_TEST, Warm, find_patched_layers
+from packaging.version import Version
 
 FORMS = ("scripted", "saved", "frozen", "optimized")
 
@@ -21,9 +23,22 @@ Ends = dict[str, dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
+def wanted(pytestconfig: pytest.Config) -> None:
+    """Skips what another environment runs. Up to 2.4, TorchScript wants torch-sparse."""
+    release = pytestconfig.getoption("release")
+    with_extensions = find_spec("torch_sparse") is not None
+    is_old = release in ("1.7.2", "2.0.4", "2.3.1")
+    if os.environ.get("PYG_THREADSAFE_FULL"):
+        if not with_extensions and Version(release.replace("nightly", "99")) < Version("2.5"):
+            pytest.skip("TorchScript takes no layer of this release without torch-sparse")
+    elif release not in ERAS or with_extensions != is_old:
+        pytest.skip(f"runs on {', '.join(sorted(ERAS))}, and on all with PYG_THREADSAFE_FULL=1")
+
+
+@pytest.fixture(scope="module")
 def ends(
     warm: dict[str, Warm],
-    thorough: None,
+    wanted: None,
     pytestconfig: pytest.Config,
     record_testsuite_property: Callable[[str, object], None],
 ) -> dict[tuple[str, str], Ends]:
@@ -58,12 +73,11 @@ def test_patched(ends: dict[tuple[str, str], Ends], patched_layer: str, form: st
 
 
 def test_pristine(ends: dict[tuple[str, str], Ends]) -> None:
-    """How calls end on the pristine tree is for the report: on a busy machine, few threads meet."""
+    """Of all these calls on the pristine tree, some end badly."""
     scripted = [
         end
         for (tree, _), ended in ends.items()
         for end in ended.values()
         if tree == "pristine" and "error" not in end
     ]
-    assert scripted
-    assert all("died" in end or end["calls"] > 0.9 * CALLS for end in scripted)
+    assert any("died" in end or end["right"] < end["calls"] for end in scripted), scripted
