@@ -14,6 +14,18 @@ from conftest import AFTER, BEFORE, LAYER, VERSION_FILE, World, refused, tree_of
 from kit import transactions
 
 
+def start(command: list[str], env: dict[str, str]) -> "subprocess.Popen[str]":
+    """Starts a command that is to be interrupted."""
+    return subprocess.Popen(
+        command,
+        env=env,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A job in the background of a script inherits that SIGINT is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interruption(world: World, tmp_path: Path, number: signal.Signals) -> None:
     """A run that is interrupted while git is at work leaves nothing behind."""
@@ -30,14 +42,7 @@ def test_interruption(world: World, tmp_path: Path, number: signal.Signals) -> N
     dest = tmp_path / "place" / "pyg"
     path = {"PATH": f"{shims}{os.pathsep}{os.environ['PATH']}"}
     command, env = world.command("apply", "1.8.0", "--source", "sdist", "--dest", dest, env=path)
-    run = subprocess.Popen(
-        command,
-        env=env,
-        stderr=subprocess.PIPE,
-        text=True,
-        # A job in the background of a script inherits that SIGINT is ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    run = start(command, env)
     end = time.monotonic() + 60
     while not marker.exists():
         assert time.monotonic() < end and run.poll() is None
@@ -65,13 +70,7 @@ def test_interruption_while_waiting(world: World, tree: Path, number: signal.Sig
     before = tree_of(tree)
     command, env = world.command("apply", "1.8.0", "--tree", tree)
     with transactions.locked(tree):
-        run = subprocess.Popen(
-            command,
-            env=env,
-            stderr=subprocess.PIPE,
-            text=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
+        run = start(command, env)
         assert run.stderr is not None
         assert "Waiting for another run" in run.stderr.readline()
         run.send_signal(number)

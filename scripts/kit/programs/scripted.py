@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 import torch
+from prove import count, load
 
 NUM_THREADS = 8
 
@@ -190,7 +191,5 @@ def main(form: str, calls: str, test_file: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    from prove import count, load
-
     sys.path.pop(0)  # this file's directory
     print(json.dumps(main(*sys.argv[1:])))

@@ -321,15 +321,12 @@ def graph_mask_explainer():
     return masks
 
 
-@case(since=(2, 3))
-def metrics():
-    """Metrics predict with the masks of an explanation, and with their complement."""
-    from torch_geometric.explain import Explainer, GNNExplainer, fidelity, unfaithfulness
+def explainer_of(model):
+    """GNNExplainer, for each node of a model."""
+    from torch_geometric.explain import Explainer, GNNExplainer
 
-    torch.manual_seed(12345)
-    net, inputs = Net().eval(), graph()
-    explainer = Explainer(
-        net,
+    return Explainer(
+        model,
         GNNExplainer(epochs=3),
         explanation_type="model",
         node_mask_type="attributes",
@@ -340,6 +337,16 @@ def metrics():
             "return_type": "raw",
         },
     )
+
+
+@case(since=(2, 3))
+def metrics():
+    """Metrics predict with the masks of an explanation, and with their complement."""
+    from torch_geometric.explain import fidelity, unfaithfulness
+
+    torch.manual_seed(12345)
+    net, inputs = Net().eval(), graph()
+    explainer = explainer_of(net)
     explanation = explainer(inputs["x"], inputs["edge_index"])
     masked = explainer.get_masked_prediction(
         inputs["x"], inputs["edge_index"], explanation.node_mask, explanation.edge_mask
@@ -355,7 +362,6 @@ def metrics():
 @case(since=(2, 3), each=(False, True))
 def heterogeneous(by_name):
     """A model that `to_hetero()` has made, and one whose layers are in a `HeteroConv`."""
-    from torch_geometric.explain import Explainer, GNNExplainer
     from torch_geometric.explain.algorithm.utils import clear_masks, set_hetero_masks
 
     torch.manual_seed(12345)
@@ -381,18 +387,7 @@ def heterogeneous(by_name):
     results.append(model(x, edges))
     clear_masks(model)
     if torch_geometric.__version__ >= "2.7":  # Before, it takes one type of nodes alone.
-        explainer = Explainer(
-            model,
-            GNNExplainer(epochs=3),
-            explanation_type="model",
-            node_mask_type="attributes",
-            edge_mask_type="object",
-            model_config={
-                "mode": "multiclass_classification",
-                "task_level": "node",
-                "return_type": "raw",
-            },
-        )
+        explainer = explainer_of(model)
         explanation = explainer(x, edges, index=2)
         results += [explanation[kind].edge_mask for kind in kinds]
         results += [explanation[kind].node_mask for kind in x]
