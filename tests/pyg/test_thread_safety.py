@@ -152,13 +152,20 @@ def test_nothing_is_fused(
     assert result.returncode == 0, result.stderr
 
 
-def test_a_death_is_a_result(on_nightly: None, warm: dict[str, Warm], tmp_path: Path) -> None:
-    """A race can end the process: then all calls of the stress have crashed."""
-    dies = "import os\n\ndef stress(**kwargs):\n    os.kill(os.getpid(), 11)\n"
-    (tmp_path / "dies.py").write_text(
-        f"{dies}\ndef interleave():\n    return ['right', 'silently wrong']\n"
+@pytest.mark.parametrize("end", ["os.kill(os.getpid(), 11)", "signal.pause()"])
+def test_a_death_is_a_result(
+    on_nightly: None, warm: dict[str, Warm], tmp_path: Path, end: str
+) -> None:
+    """A race can end or stop the process: then all calls of the stress have crashed."""
+    program = (PROGRAMS / "prove.py").read_text()
+    limit = "STRESS_SECONDS = 30.0"
+    assert program.count(limit) == 1
+    (tmp_path / "prove.py").write_text(program.replace(limit, "STRESS_SECONDS = 2.0"))
+    (tmp_path / "ends.py").write_text(
+        f"import os\nimport signal\n\ndef stress(**kwargs):\n    {end}\n\n"
+        "def interleave():\n    return ['right', 'silently wrong']\n"
     )
-    result = warm["pristine"].run(PROGRAMS / "prove.py", "cpu", tmp_path / "dies.py")
+    result = warm["pristine"].run(tmp_path / "prove.py", "cpu", tmp_path / "ends.py")
     assert result.returncode == 0, result.stderr
     (measured,) = json.loads(result.stdout.splitlines()[-1])["measured"]
     stress = measured["stress"]
