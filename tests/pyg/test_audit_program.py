@@ -199,6 +199,32 @@ def test_lazy_modules(run_audit: Callable[..., Any]) -> None:
     assert audited["lazy"] and audited["stress"]["right"] == 8
 
 
+OWN_BUILTINS = """
+import builtins
+
+import torch
+from toys import get_inputs
+
+# So does the compiler of torch 2.0, with the module of what it compiles.
+__builtins__ = dict(vars(builtins))
+
+
+class Keeps(torch.nn.Module):
+    def forward(self, x):
+        self.mean = x.mean(dim=0)
+        return x - self.mean
+"""
+
+
+def test_a_module_with_builtins_of_its_own(
+    run_audit: Callable[..., Any], toys_directory: Path
+) -> None:
+    (toys_directory / "own_builtins.py").write_text(OWN_BUILTINS)
+    result = run_audit("model", "own_builtins:Keeps", "toys:get_inputs", "--calls", "8")
+    (write,) = get_json(result)["writes"]
+    assert (write["attribute"], write["verdict"]) == ("mean", "confirmed")
+
+
 def test_scripted_code_is_read(run_audit: Callable[..., Any]) -> None:
     audited = get_json(run_audit("model", "toys:get_scripted", "toys:get_inputs", "--calls", "8"))
     (change,) = audited["scripted"]

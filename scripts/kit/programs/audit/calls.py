@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import dataclasses
+import importlib
 import random
 import sys
 import time
@@ -125,14 +126,14 @@ def without_compiler() -> Iterator[None]:
     elif set_stance is not None:
         with set_stance("force_eager"):
             yield
-    else:
-        config = sys.modules["torch._dynamo"].config
-        before = getattr(config, "disable", False)
-        config.disable = True
+    else:  # torch 2.0 to 2.5; `config.disable` acts on what is compiled later only.
+        eval_frame: Any = importlib.import_module("torch._dynamo.eval_frame")
+        before = eval_frame.set_eval_frame
+        eval_frame.set_eval_frame = lambda callback: None
         try:
             yield
         finally:
-            config.disable = before
+            eval_frame.set_eval_frame = before
 
 
 def shown_arguments(request: Request) -> Any:

@@ -98,12 +98,13 @@ class Watched:
         Args:
             ran: The code that a call has run.
         """
-        rewriting.install(watching.HOOKS)
         files = {code.co_filename for code in ran if is_watched(code.co_filename)}
         by_file: Dict[str, List[types.FunctionType]] = {}
         for function in _all_functions():
             if function.__code__.co_filename in files:
                 by_file.setdefault(function.__code__.co_filename, []).append(function)
+        of_files = [function for functions in by_file.values() for function in functions]
+        rewriting.install(watching.HOOKS, [function.__globals__ for function in of_files])
         replaced: Set[types.CodeType] = set()
         for file in sorted(files):
             functions = by_file.get(file, [])

@@ -10,7 +10,7 @@ of the original: `compile_pairs` returns which one stands in for which.
 import ast
 import builtins
 import types
-from typing import Any, Dict, FrozenSet, List, Optional, Set, Tuple
+from typing import Any, Dict, FrozenSet, Iterable, List, Optional, Set, Tuple
 
 # What rewritten code calls; watching.py defines them.
 HOOKS = (
@@ -435,14 +435,17 @@ def compile_pairs(
     return result
 
 
-def install(hooks: Dict[str, Any]) -> None:
-    """Puts what rewritten code calls among the builtins."""
+def install(hooks: Dict[str, Any], namespaces: Iterable[Dict[str, Any]]) -> None:
+    """Puts what rewritten code calls among the builtins.
+
+    Args:
+        hooks: What to call, by the names in `HOOKS`.
+        namespaces: The globals of rewritten functions. The compiler of torch 2.0 gives a module
+            whose functions it has compiled a copy of the builtins.
+    """
     for name in HOOKS:
         setattr(builtins, name, hooks[name])
-
-
-def uninstall() -> None:
-    """Takes it out again. Rewritten code must not run any more."""
-    for name in HOOKS:
-        if hasattr(builtins, name):
-            delattr(builtins, name)
+    for namespace in namespaces:
+        own = namespace.get("__builtins__")
+        if isinstance(own, dict):
+            own.update(hooks)
