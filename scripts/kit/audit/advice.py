@@ -97,6 +97,8 @@ def _advise(
             yield from _for_pyg(file, of_file, fixes, release, tree, writes)
         else:
             yield from _for_own_code(file, of_file, writes, tree)
+    if any(reason.cause is Cause.EXPLAINED for reason in reasons):
+        yield from _for_explaining(report, catalogue, release, tree)
     yield from _by_cause(reasons, report)
     if any(reason.cause in _LOCKABLE for reason in reasons):
         yield _lock(to_come)
@@ -152,6 +154,39 @@ def _for_pyg(
         yield Advice(f"Or upgrade PyG to {fixes.release}, where upstream has fixed {file}.")
     if not fixes.series and not fixes.release:
         yield Advice(f"{file} is PyG's, and no patch here and no later release changes {names}.")
+
+
+def _for_explaining(
+    report: Mapping[str, Any], catalogue: Catalogue, release: Release | None, tree: Path | None
+) -> Iterator[Advice]:
+    """Lets explanations work on a copy: by the patch of the kit's, or by hand."""
+    files = {file for file, _, _ in report["explained"]["stack"]}
+    is_pygs = any(find_fixes(catalogue, release, file).series == "explainer" for file in files)
+    patches = is_pygs and release is not None and not report.get("explains_copies")
+    if patches and release is not None:
+        command = [str(ROOT / "scripts" / "apply.sh"), release.version]
+        command += ["--tree", str(tree)] if tree is not None else []
+        yield Advice(
+            "Patch PyG: with the series explainer, its explainers work on a structural copy of the "
+            "model, with the same parameters.",
+            (shlex.join([*command, "--only", "explainer"]),),
+        )
+    elif is_pygs:
+        yield Advice(
+            "The explainers of this PyG are patched, and work on a copy unless something else "
+            "refers to the modules of the model, such as a closure, a hook, or what "
+            "torch.compile returns."
+        )
+    yield Advice(
+        f"{'Until then' if patches else 'Or'}, explain a copy, one explanation at a time. What is "
+        f"loaded or trained later has to be copied again.",
+        (
+            "explainer = make_explainer(copy.deepcopy(model))",
+            "lock = threading.Lock()  # one an explainer",
+            "with lock:",
+            "    explanation = explainer(...)",
+        ),
+    )
 
 
 def _for_own_code(

@@ -21,12 +21,14 @@ class Options:
         calls: How many calls eight threads make; None for as many as take some seconds.
         grad: Whether gradients are recorded from the start.
         tolerance: How far two results of the same call may differ.
+        explainer: `package.module:factory` of what explains the model meanwhile; None for nothing.
     """
 
     methods: Sequence[str] = ()
     calls: int | None = None
     grad: bool = False
     tolerance: float = 0.0
+    explainer: str | None = None
     arguments: list[str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -35,6 +37,7 @@ class Options:
             arguments += ["--calls", str(self.calls)]
         arguments += ["--grad"] if self.grad else []
         arguments += ["--tolerance", str(self.tolerance)] if self.tolerance else []
+        arguments += ["--explainer", self.explainer] if self.explainer else []
         object.__setattr__(self, "arguments", arguments)
 
 
@@ -177,5 +180,5 @@ def report_of_death(died: ProgramDied) -> dict[str, Any]:
         **{"first_calls_differ": False, "locks": [], "explored": None, "unwatched": []},
         **{"ran_lines": {}, "stress": stress, "nondeterministic": False, "carried": False},
         **{"random": [], "watched": {"functions": 0, "files": [], "modules": 0}},
-        **{"static": [], "unread": [], "installed": None},
+        **{"static": [], "unread": [], "installed": None, "explained": None},
     }

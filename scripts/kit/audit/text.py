@@ -61,10 +61,31 @@ def _evidence(report: Mapping[str, Any], show_all: bool) -> Iterator[Line]:
     )
     for error in stress["errors"]:
         yield f"    {error}", "red"
+    if report.get("explained"):
+        yield from _of_explaining(report["explained"])
     for note in report["notes"]:
         yield f"  {note}", ""
     for file in report["unread"]:
         yield f"  {file} was run, but its source was not read: it does not parse here.", ""
+
+
+def _of_explaining(explained: Mapping[str, Any]) -> Iterator[Line]:
+    yield f"  {explained['explainer']} explains", "bold"
+    for what, ends in (
+        ("predictions between its steps", explained["predictions"]),
+        ("explanations, two at once", explained["at_once"]),
+        (f"of both by {explained['stress']['threads']} threads", explained["stress"]),
+    ):
+        counts = (
+            f"{ends['right']} right, {ends['crashed']} crashed, {ends['silently_wrong']} silently "
+            f"wrong, {ends['hung']} hung"
+        )
+        yield f"    {ends['calls']} {what}: {counts}", ""
+        for error in ends["errors"]:
+            yield f"      {error}", "red"
+    if explained["predictions"]["right"] < explained["predictions"]["calls"]:
+        for file, line, function in explained["stack"][:3]:
+            yield f"    held    {file}:{line} ({function})", ""
 
 
 def _of_write(write: Mapping[str, Any]) -> Iterator[Line]:

@@ -6,7 +6,7 @@ be safe* where something could not be watched, compared, or tried.
 """
 
 import enum
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +38,7 @@ class Cause(enum.Enum):
     HUNG = "hung"
     DIED = "died"
     ARGUMENTS = "arguments"
+    EXPLAINED = "explained"
     # Not shown.
     RANDOM = "random"
     UNWATCHED = "unwatched"
@@ -56,6 +57,7 @@ NOT_SAFE = (
     Cause.HUNG,
     Cause.DIED,
     Cause.ARGUMENTS,
+    Cause.EXPLAINED,
 )
 
 
@@ -107,6 +109,7 @@ def judge(report: Mapping[str, Any], allowed: Collection[str] = ()) -> Verdict:
         *_of_writes(report),
         *_of_other_evidence(report),
         *_of_stress(report["stress"]),
+        *_of_explaining(report.get("explained")),
         *_of_what_was_not_seen(report),
         *_of_source(report),
     ]
@@ -237,6 +240,91 @@ def _of_stress(stress: Mapping[str, Any]) -> Iterator[Reason]:
         yield Reason(Cause.WRONG, text)
 
 
+def _of_explaining(explained: Mapping[str, Any] | None) -> Iterator[Reason]:
+    """What goes wrong while the model is explained, and after."""
+    if explained is None:
+        return
+    places = tuple(f"{file}:{line}" for file, line, _ in explained["stack"])
+
+    def because(text: str) -> Reason:
+        return Reason(Cause.EXPLAINED, text, places=places)
+
+    changes = _changes(explained["changed"])
+    predictions, at_once = explained["predictions"], explained["at_once"]
+    if number := predictions["crashed"] + predictions["silently_wrong"]:
+        yield because(
+            f"While one thread explains, others predict wrongly: {number} of "
+            f"{predictions['calls']} predictions.{changes}"
+        )
+    if predictions["hung"]:
+        text = f"{predictions['hung']} predictions that began while it was explained never ended."
+        yield Reason(Cause.HUNG, text, places=places)
+    if explained["explanation"] != "right":
+        yield because(
+            f"If others predict meanwhile, an explanation ends with another result than alone: "
+            f"{explained['explanation']}.{'' if number else changes}"
+        )
+    if number := at_once["calls"] - at_once["right"]:
+        yield because(
+            f"Explanations disturb each other: of {at_once['calls']} that were made two at once, "
+            f"{number} ended with another result than alone."
+        )
+    if explained["afterwards"] != "right":
+        left = _changes(explained["left"], "It leaves")
+        yield because(
+            f"Once explained, it predicts wrongly from then on, in one thread, too.{left}"
+        )
+    if explained["after_a_failure"] not in ("right", ""):
+        text = (
+            "If an explanation fails, the model predicts wrongly from then on, in one thread, too."
+        )
+        yield because(text)
+    yield from _of_serving(explained, because)
+    if explained["uncompared"]:
+        kinds = ", ".join(explained["uncompared"])
+        yield Reason(Cause.UNWATCHED, f"Explanations hold what cannot be compared: {kinds}.")
+    elif not explained["compared"]:
+        text = (
+            "The same explanation comes out differently each time, with the generators seeded, "
+            "too, so that mix-ups of explanations could not be seen."
+        )
+        yield Reason(Cause.RANDOM, text)
+
+
+def _of_serving(explained: Mapping[str, Any], because: Callable[[str], Reason]) -> Iterator[Reason]:
+    stress = explained["stress"]
+    about = f"of {stress['calls']} predictions and explanations by {stress['threads']} threads"
+    if stress["died"]:
+        text = f"The process died of {stress['died']} while threads predicted and explained."
+        yield Reason(Cause.DIED, text)
+    if stress["hung"]:
+        text = f"{stress['hung']} of {stress['threads']} threads that did both never came back."
+        yield Reason(Cause.HUNG, text)
+    if stress["crashed"]:
+        error = stress["errors"][0].rstrip(".")
+        yield because(f"{stress['crashed']} {about} raised an error: {error}.")
+    if stress["silently_wrong"]:
+        yield because(f"{stress['silently_wrong']} {about} returned a silently wrong result.")
+
+
+def _changes(changed: Sequence[Mapping[str, Any]], what: str = "It changes") -> str:
+    """Which attributes an explanation changes in which modules, as a sentence of its own."""
+    modules: dict[tuple[str, str], list[str]] = {}
+    for each in changed:
+        for path in each["modules"]:
+            modules.setdefault((path, each["class"]), []).append(each["attribute"])
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for (path, cls), attributes in modules.items():
+        where = f"{path or 'the model itself'} ({cls})"
+        alike.setdefault(tuple(sorted(attributes)), []).append(where)
+    texts = [
+        f"{_enumerate(attributes, 6)} of {', '.join(where[:3])}"
+        + (f" and {len(where) - 3} more" if len(where) > 3 else "")
+        for attributes, where in list(alike.items())[:3]
+    ]
+    return f" {what} {'; '.join(texts)}." if texts else ""
+
+
 def _of_what_was_not_seen(report: Mapping[str, Any]) -> Iterator[Reason]:
     if report["nondeterministic"] and not report["carried"]:
         if report["random"]:
@@ -299,16 +387,34 @@ def _conditions(report: Mapping[str, Any]) -> Iterator[str]:
             f"calls are like these: each one writes {_enumerate(refuted)}, and that changed no "
             f"result"
         )
-    if any(each["class"] == "MessagePassing" for each in report["classes"]):
-        if report.get("explains_copies"):
-            yield (
-                "nobody calls `set_masks()` on it meanwhile, nor explains it while something else "
-                "refers to its modules: what PyG's explainers else do, they do to a copy"
-            )
-        else:
-            yield "nobody explains it meanwhile: PyG's explainers set masks on its layers"
+    yield from _conditions_of_explaining(report)
     if report["compiled"]:
         yield "it was compiled for the shapes of all requests before threads share it"
+
+
+def _conditions_of_explaining(report: Mapping[str, Any]) -> Iterator[str]:
+    explained = report.get("explained")
+    if explained is not None and explained["random"]:
+        generators = ", ".join(explained["random"])
+        yield (
+            f"nobody needs the same explanation twice: it draws from a generator of random numbers "
+            f"that all threads share ({generators})"
+        )
+    if not any(each["class"] == "MessagePassing" for each in report["classes"]):
+        return
+    explains_copies = report.get("explains_copies")
+    if explained is not None and not explains_copies:
+        yield "nobody explains it in another way: PyG's explainers set masks on its layers"
+    elif explained is None and explains_copies:
+        yield (
+            "nobody calls `set_masks()` on it meanwhile, nor explains it while something else "
+            "refers to its modules: what PyG's explainers else do, they do to a copy"
+        )
+    elif explained is None:
+        yield (
+            "nobody explains it meanwhile: PyG's explainers set masks on its layers (--explainer "
+            "audits both together)"
+        )
 
 
 def _enumerate(names: Sequence[str], most: int = 3) -> str:
@@ -323,9 +429,17 @@ def _basis(report: Mapping[str, Any]) -> str:
     explored = (report["explored"] or {}).get("points", 0)
     methods = ", ".join(f"{method}()" for method in report["methods"])
     seconds = "" if stress["seconds"] is None else f" in {stress['seconds']} s"
+    explained = report.get("explained")
+    explaining = (
+        f"; {explained['predictions']['calls']} predictions forced between the steps of an "
+        f"explanation, {explained['at_once']['calls']} explanations two at once, "
+        f"{explained['stress']['calls']} of both by {explained['stress']['threads']} threads"
+        if explained
+        else ""
+    )
     return (
         f"{methods} of {report['requests']} requests; {watched['modules']} modules and "
         f"{watched['functions']} functions of {len(watched['files'])} files watched; {forced} "
         f"calls forced to interleave at what is written, {explored} at other lines; "
-        f"{stress['calls']} calls by {stress['threads']} threads{seconds}"
+        f"{stress['calls']} calls by {stress['threads']} threads{seconds}{explaining}"
     )

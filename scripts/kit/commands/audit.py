@@ -69,6 +69,12 @@ def _model_options(command: Command) -> Command:
             "PyG documents, such as encode of a VGAE]",
         ),
         click.option(
+            "--explainer",
+            metavar="MODULE:FACTORY",
+            help="Explain the model meanwhile, with what this returns for it: an Explainer of "
+            "PyG's, or a function, called with the arguments of the model.",
+        ),
+        click.option(
             "--inputs",
             metavar="MODULE:FACTORY",
             help="What returns arguments for the model: a tuple, a dictionary, or one value; "
@@ -111,6 +117,7 @@ def audit(
     version: str | None,
     model: str | None,
     inputs: str | None,
+    explainer: str | None,
     methods: tuple[str, ...],
     calls: int | None,
     grad: bool,
@@ -137,6 +144,7 @@ def audit(
     code of these calls writes, no call took what another one had written, in every
     interleaving that was tried. It cannot know of inputs that take another way (it says
     what the source can write there), nor of what C++ keeps (it says "not shown to be safe").
+    With --explainer, others predict while one thread explains the model, and explain it.
 
     The layers of a PyG are read for writes to `self` that a forward pass can reach, and
     each one is called in the same way.
@@ -149,12 +157,14 @@ def audit(
         )
     if bool(model) != bool(inputs):
         raise UsageError("--model and --inputs go together: a model is run on its inputs.")
+    if explainer is not None and not model:
+        raise UsageError("--explainer goes with --model and --inputs: it explains that model.")
     catalogue = releases.load()
     allowed = _read_allowed(allow)
     if all_releases or only_outside or render:
         _survey_all(catalogue, (all_releases, only_outside), python, (kind, git_url, offline))
     elif model and inputs:
-        options = Options(methods, calls, grad, tolerance)
+        options = Options(methods, calls, grad, tolerance, explainer)
         python = running.user_python(python)
         _audit_model(catalogue, python, (model, inputs), options, allowed, (show_all, json_file))
     else:

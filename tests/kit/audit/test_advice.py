@@ -9,7 +9,7 @@ from kit.audit.advice import Advice, advise, find_fixes
 from kit.audit.verdict import judge
 from kit.releases import ROOT, Catalogue
 
-from .test_verdict import CHANGE, report_of, write_of
+from .test_verdict import CHANGE, STACK, WRONG, explained_of, report_of, write_of
 
 CONV = "torch_geometric/nn/conv"
 
@@ -143,3 +143,23 @@ def test_by_cause(catalogue: Catalogue, changes: dict[str, Any], said: str) -> N
 
 def test_a_safe_model_needs_none(catalogue: Catalogue) -> None:
     assert advice_of(report_of(), catalogue) == []
+
+
+def test_explainers_of_pyg_are_patched(catalogue: Catalogue, tmp_path: Path) -> None:
+    explained = explained_of(predictions=WRONG, stack=STACK)
+    text = text_of(advice_of(report_of(explained=explained), catalogue, tree=tmp_path))
+    assert f"{ROOT}/scripts/apply.sh 2.8.1 --tree {tmp_path} --only explainer" in text
+    assert "Until then, explain a copy" in text
+    # Once patched, there is nothing more to apply.
+    text = text_of(advice_of(report_of(explained=explained, explains_copies=True), catalogue))
+    assert "apply.sh" not in text and "something else refers" in text
+
+
+@pytest.mark.parametrize("version, stack", [("2.8.1", [["own.py", 3, "explain"]]), (None, STACK)])
+def test_other_explainers_get_a_copy(
+    catalogue: Catalogue, version: str | None, stack: list[list[Any]]
+) -> None:
+    report = report_of(explained=explained_of(predictions=WRONG, stack=stack))
+    text = text_of(advice_of(report, catalogue, version))
+    assert "apply.sh" not in text and "Or, explain a copy" in text
+    assert "copy.deepcopy(model)" in text

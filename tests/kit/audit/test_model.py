@@ -83,9 +83,9 @@ def test_a_death(monkeypatch: pytest.MonkeyPatch, during: str, is_result: bool) 
 
 
 def test_options() -> None:
-    options = Options(("encode", "decode=a:b"), 8, True, 1e-6)
+    options = Options(("encode", "decode=a:b"), 8, True, 1e-6, "c:d")
     assert options.arguments == [
         *("--method", "encode", "--method", "decode=a:b", "--calls", "8", "--grad"),
-        *("--tolerance", "1e-06"),
+        *("--tolerance", "1e-06", "--explainer", "c:d"),
     ]
     assert Options().arguments == []

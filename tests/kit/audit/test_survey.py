@@ -115,6 +115,7 @@ def test_layers_that_cannot_run_are_named(tmp_path: Path, monkeypatch: pytest.Mo
         ([], 2, "What is to be audited? Name one of"),
         (["1.8.0", "--installed"], 2, "Name one of"),
         (["--model", "a:b"], 2, "--model and --inputs go together"),
+        (["2.4.0", "--explainer", "a:b"], 2, "--explainer goes with --model and --inputs"),
         (["1.8.7"], 2, "nearest releases are 1.8.0 and 1.9.0"),
         (["--installed", "--allow", "alpha"], 2, "expected CLASS.ATTRIBUTE"),
         (["--installed", "--allow", "@/nowhere"], 2, "the file cannot be read"),

@@ -5,7 +5,7 @@ from typing import Any
 from kit.audit.text import lines_of
 from kit.audit.verdict import judge
 
-from .test_verdict import STRESS, report_of, write_of
+from .test_verdict import STACK, STRESS, WRONG, explained_of, report_of, write_of
 
 
 def text_of(report: dict[str, Any], *, show_all: bool = False) -> str:
@@ -37,3 +37,12 @@ def test_what_every_call_writes_alike_is_counted() -> None:
 
 def test_files_that_do_not_parse_here() -> None:
     assert "own.py was run, but its source was not read" in text_of(report_of(unread=["own.py"]))
+
+
+def test_what_explained_the_model() -> None:
+    quiet = text_of(report_of(explained=explained_of()))
+    assert "app:get_explainer explains\n    12 predictions between its steps: 12 right" in quiet
+    assert "held" not in quiet
+    text = text_of(report_of(explained=explained_of(predictions=WRONG, stack=STACK)))
+    assert "between its steps: 5 right, 3 crashed, 4 silently wrong, 0 hung\n      E: x" in text
+    assert "held    torch_geometric/explain/explainer.py:205 (__call__)" in text

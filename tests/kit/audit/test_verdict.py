@@ -33,6 +33,22 @@ def report_of(**changes: Any) -> dict[str, Any]:
     }
 
 
+def explained_of(**changes: Any) -> dict[str, Any]:
+    """What the program says of an explainer that disturbs nobody, but for some changes."""
+    counts = {"calls": 12, "right": 12, "crashed": 0, "silently_wrong": 0, "hung": 0, "errors": []}
+    return {
+        **{"explainer": "app:get_explainer", "random": [], "compared": True, "uncompared": []},
+        **{"afterwards": "right", "left": [], "predictions": counts, "stack": [], "changed": []},
+        **{"explanation": "right", "at_once": counts, "after_a_failure": "right", "stress": STRESS},
+        **changes,
+    }
+
+
+WRONG = {"calls": 12, "right": 5, "crashed": 3, "silently_wrong": 4, "hung": 0, "errors": ["E: x"]}
+MASKED = [{"class": "GraphConv", "attribute": "_edge_mask", "modules": ["conv1", "conv2"]}]
+STACK = [["torch_geometric/explain/explainer.py", 205, "__call__"]]
+
+
 def write_of(verdict: str, **changes: Any) -> dict[str, Any]:
     """A write of `Own.mean` with a verdict."""
     return {
@@ -200,6 +216,57 @@ def test_conditions(changes: dict[str, Any], condition: str) -> None:
     verdict = judge(report_of(**changes))
     assert verdict.word is Word.SAFE
     assert any(condition in each for each in verdict.conditions), verdict.conditions
+
+
+@pytest.mark.parametrize(
+    "changes, cause, said",
+    [
+        ({"predictions": WRONG}, Cause.EXPLAINED, "others predict wrongly: 7 of 12 predictions."),
+        ({"predictions": WRONG, "changed": MASKED}, Cause.EXPLAINED, "`_edge_mask` of conv1 (Gra"),
+        ({"predictions": {**STRESS, "hung": 1}}, Cause.HUNG, "1 predictions that began"),
+        ({"explanation": "silently wrong"}, Cause.EXPLAINED, "than alone: silently wrong."),
+        ({"at_once": WRONG}, Cause.EXPLAINED, "Explanations disturb each other: of 12"),
+        ({"afterwards": "KeyError: 1", "left": MASKED}, Cause.EXPLAINED, "It leaves `_edge_mask`"),
+        ({"after_a_failure": "silently wrong"}, Cause.EXPLAINED, "If an explanation fails"),
+        ({"stress": {**STRESS, "silently_wrong": 7}}, Cause.EXPLAINED, "7 of 800 predictions and"),
+        (
+            {"stress": {**STRESS, "crashed": 1, "errors": ["E: x."]}},
+            Cause.EXPLAINED,
+            "by 8 threads raised an error: E: x.",
+        ),
+        ({"stress": {**STRESS, "hung": 2}}, Cause.HUNG, "2 of 8 threads that did both"),
+        ({"stress": {**STRESS, "died": "SIGABRT"}}, Cause.DIED, "SIGABRT while threads predicted"),
+        ({"compared": False}, Cause.RANDOM, "comes out differently each time"),
+        ({"compared": False, "uncompared": ["Model"]}, Cause.UNWATCHED, "compared: Model"),
+    ],
+)
+def test_explained_meanwhile(changes: dict[str, Any], cause: Cause, said: str) -> None:
+    verdict = judge(report_of(explained=explained_of(stack=STACK, **changes)))
+    not_shown = cause in (Cause.RANDOM, Cause.UNWATCHED)
+    assert verdict.word is (Word.NOT_SHOWN if not_shown else Word.NOT_SAFE)
+    assert [reason.cause for reason in verdict.reasons] == [cause]
+    assert said in verdict.reasons[0].text
+    if cause is Cause.EXPLAINED:
+        assert verdict.reasons[0].places == ("torch_geometric/explain/explainer.py:205",)
+
+
+@pytest.mark.parametrize("after", ["right", ""])
+def test_an_explainer_that_disturbs_nobody(after: str) -> None:
+    passing = [{"class": "MessagePassing", "module": "", "file": None}]
+    explained = explained_of(after_a_failure=after)
+    patched = judge(report_of(explained=explained, classes=passing, explains_copies=True))
+    assert (patched.word, patched.conditions) == (Word.SAFE, ())
+    assert "12 predictions forced between the steps of an explanation" in patched.basis
+    # Another explainer of an unpatched PyG would set masks.
+    released = judge(report_of(explained=explained, classes=passing))
+    assert released.word is Word.SAFE
+    assert "explains it in another way" in " ".join(released.conditions)
+
+
+def test_explanations_that_draw_random_numbers_are_not_wrong() -> None:
+    verdict = judge(report_of(explained=explained_of(random=["torch"])))
+    assert verdict.word is Word.SAFE
+    assert "nobody needs the same explanation twice" in " ".join(verdict.conditions)
 
 
 def test_what_it_rests_on() -> None:

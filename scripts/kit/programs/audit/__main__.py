@@ -64,6 +64,7 @@ def get_options() -> argparse.Namespace:
     mode.add_argument("--method", action="append", default=[])
     mode.add_argument("--grad", action="store_true")
     mode.add_argument("--tolerance", type=float, default=0.0)
+    mode.add_argument("--explainer", default=None)
     return parser.parse_args()
 
 
@@ -92,6 +93,7 @@ def run(options: argparse.Namespace) -> Dict[str, Any]:
         options.calls,
         True if options.grad else None,
         options.tolerance,
+        options.explainer,
         notify,
     )
     return result

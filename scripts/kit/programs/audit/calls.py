@@ -61,12 +61,16 @@ class Subject:
         self.limit = LIMIT
         self.seconds = 0.0
 
+    def arguments(self, i: int) -> Tuple[Tuple[Any, ...], Dict[str, Any]]:
+        """What a request is called with: copies, where a call changes its arguments."""
+        request = self.requests[i]
+        given = request.args, request.kwargs
+        return copy.deepcopy(given) if self.copies else given
+
     def call(self, i: int, module: Optional[torch.nn.Module] = None) -> Any:
         """Answers a request, and keeps the result in a form that can be compared."""
         request = self.requests[i]
-        args, kwargs = request.args, request.kwargs
-        if self.copies:
-            args, kwargs = copy.deepcopy((args, kwargs))
+        args, kwargs = self.arguments(i)
         called = self.module if module is None else module
         # forward() has hooks, which only a call of the module itself runs.
         method = called if request.method == "forward" else getattr(called, request.method)

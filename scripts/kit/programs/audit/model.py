@@ -1,19 +1,18 @@
 """Somebody's model: how it is imported, what it is called with, and what it is made of."""
 
-import importlib
 import importlib.util
 import inspect
 import platform
 import re
 import sys
-from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import torch
 
-from . import analysis, copying
-from .calls import STOPS, Problem, Request, Subject, shown_arguments
-from .places import shown_file, tail
+from . import analysis, copying, explaining
+from .calls import Problem, Request, Subject, shown_arguments
+from .factories import find, make
+from .places import shown_file
 from .values import Tolerance, opaque_kinds, outline
 
 NUM_INPUTS = 4
@@ -24,55 +23,6 @@ DOCUMENTED = {
     "torch_geometric.nn.models.lightgcn.LightGCN": ["get_embedding"],
     "torch_geometric.nn.models.rect.RECT_L": ["embed"],
 }
-
-
-def find(option: str, given: str) -> Any:
-    """Imports what `package.module:factory` names."""
-    module_name, _, path = given.partition(":")
-    if not module_name or not path:
-        raise Problem(
-            f"{option} is {given!r}, and should be package.module:factory, such as "
-            "serving.models:get_model: a module to import, a colon, and a function in it."
-        )
-    try:
-        value: Any = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name and (module_name + ".").startswith(error.name + "."):
-            raise Problem(
-                f"{option} is {given!r}, and there is no module {error.name!r}. It is looked up in "
-                f"the working directory, {Path.cwd()}, and on PYTHONPATH. Run this where "
-                f"`import {module_name}` works, or set PYTHONPATH."
-            ) from None
-        raise Problem(f"The import of {module_name!r} failed:\n{tail(error)}") from None
-    except STOPS as error:
-        raise Problem(f"The import of {module_name!r} failed:\n{tail(error)}") from None
-    for part in path.split("."):
-        if not hasattr(value, part):
-            there = [
-                name for name, each in vars(value).items() if callable(each) and name[0] != "_"
-            ]
-            raise Problem(
-                "{} is {!r}, and {} has no {!r}. It has {}.".format(
-                    option, given, module_name, part, ", ".join(there) or "nothing to call"
-                )
-            )
-        value = getattr(value, part)
-    if not callable(value):
-        raise Problem(
-            f"{option} is {given!r}, which is a {type(value).__name__}. Name a function that takes "
-            f"no arguments, and returns what is to be used."
-        )
-    return value
-
-
-def make(option: str, given: str, factory: Callable[[], Any]) -> Any:
-    """Calls somebody's factory."""
-    try:
-        return factory()
-    except STOPS as error:
-        raise Problem(
-            f"{option}, {given}(), was called without arguments, and raised:\n{tail(error)}"
-        ) from None
 
 
 def get_model(given: str) -> torch.nn.Module:
@@ -270,9 +220,10 @@ def audit_model(
     calls: Optional[int],
     grad: Optional[bool],
     tolerance: float,
+    explainer: Optional[str],
     notify: Callable[[str], None],
 ) -> Dict[str, Any]:
-    """Audits somebody's model on somebody's inputs."""
+    """Audits somebody's model on somebody's inputs, together with what explains it, if named."""
     notify("making the model and its inputs")
     find("INPUTS", inputs)
     module = get_model(given_model)
@@ -282,7 +233,13 @@ def audit_model(
     if not prepared.methods:
         raise Problem("No method could be called. " + " ".join(prepared.notes))
     subject = prepared.subject
+    if explainer is not None:
+        explaining.check(explainer, subject)
     audited = analysis.audit(subject, calls, notify)
+    explained = None
+    if explainer is not None:
+        compares = not audited["nondeterministic"]
+        explained = explaining.audit(explainer, subject, calls, compares, notify)
     notes = [*prepared.notes, *audited.pop("notes")]
     training = [path or "the model" for path, child in module.named_modules() if child.training]
     if training:
@@ -307,5 +264,6 @@ def audit_model(
         "one_shape": len(shapes) == len(prepared.methods),
         "compiled": bool(kinds),
         "notes": notes,
+        "explained": explained,
         **audited,
     }
