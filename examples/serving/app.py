@@ -3,23 +3,27 @@
     export OMP_NUM_THREADS=1 PYTHONPATH=path/to/pyg
     python -m uvicorn --app-dir examples/serving app:app
 
-It is written as many services are. The model is made once, and the endpoint is a plain
+It is written as many services are. The model is made once, and an endpoint is a plain
 `def`, so Starlette runs it in its pool of threads: requests that come at the same time share
-the model. Nothing here knows of patches; it serves whatever PyG is on the path.
+the model, those that ask for an explanation as well. Nothing here knows of patches; it serves
+whatever PyG is on the path.
 """
 
 import base64
 import platform
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import torch
 import torch_geometric
+import torch_geometric.nn
 from fastapi import FastAPI
 from pydantic import BaseModel, Field, NonNegativeInt, model_validator
 from torch_geometric.nn import GATv2Conv
 
 FEATURES = 16
 CLASSES = 4
+EPOCHS = 20  # of an explanation
 
 # Requests run beside each other, one a thread. Operators that split their work over
 # threads of their own, too, would only wait for the same cores. OMP_NUM_THREADS=1 has to
@@ -43,6 +47,41 @@ class Network(torch.nn.Module):
         x = self.first(x, edge_index).relu()
         x, (_, attention) = self.last(x, edge_index, return_attention_weights=True)
         return x, attention
+
+
+class Scores(torch.nn.Module):
+    """The scores of a network alone: what is explained."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: torch.Tensor, edge_index: torch.Tensor) -> torch.Tensor:
+        """Returns the scores of the nodes."""
+        return self.network(x, edge_index)[0]
+
+
+def make_explainer(module: torch.nn.Module) -> Callable[..., torch.Tensor]:
+    """Returns what says how much each edge matters to the predictions of a graph."""
+    if hasattr(torch_geometric.nn, "GNNExplainer"):  # up to 2.2.0
+        old = torch_geometric.nn.GNNExplainer(module, epochs=EPOCHS, return_type="raw")
+        old.log = False  # since 2.0.4, not in all releases an argument
+        return lambda x, edge_index: old.explain_graph(x, edge_index)[1]
+    from torch_geometric.explain import Explainer, GNNExplainer
+
+    explainer = Explainer(
+        module,
+        GNNExplainer(epochs=EPOCHS),
+        explanation_type="model",
+        node_mask_type="attributes",
+        edge_mask_type="object",
+        model_config={
+            "mode": "multiclass_classification",
+            "task_level": "node",
+            "return_type": "raw",
+        },
+    )
+    return lambda x, edge_index: explainer(x, edge_index).edge_mask
 
 
 Row = Annotated[list[float], Field(min_length=FEATURES, max_length=FEATURES)]
@@ -78,8 +117,15 @@ class Answer(BaseModel):
     attention: str
 
 
+class Explanation(BaseModel):
+    """How much each edge of the request matters, from 0 to 1."""
+
+    edges: list[float]
+
+
 torch.manual_seed(0)
 model = Network().eval()
+explain_edges = make_explainer(Scores(model).eval())
 app = FastAPI()
 
 
@@ -91,6 +137,14 @@ def predict(graph: Graph) -> Answer:
     with torch.inference_mode():
         prediction, attention = model(x, edge_index)
     return Answer(prediction=encode(prediction), attention=encode(attention))
+
+
+@app.post("/explain")
+def explain(graph: Graph) -> Explanation:
+    """Explains what the same model predicts."""
+    x = torch.tensor(graph.x)
+    edge_index = torch.tensor(graph.edge_index, dtype=torch.long)
+    return Explanation(edges=explain_edges(x, edge_index).tolist())
 
 
 def encode(tensor: torch.Tensor) -> str:

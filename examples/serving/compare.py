@@ -144,21 +144,29 @@ class Comparison:
         health: What each server said of itself.
         same_answers: Whether both gave the same bytes to requests that were alone.
         rounds: The rounds in the order in which they were run: the tree, and how it ended.
+        explained: The same of rounds in which another client asked for explanations.
     """
 
     health: dict[str, dict[str, Any]]
     same_answers: bool
     rounds: list[tuple[str, load.Outcome]]
+    explained: list[tuple[str, load.Outcome]]
 
     def of(self, tree: str) -> list[load.Outcome]:
         """The rounds of a tree."""
         return [outcome for name, outcome in self.rounds if name == tree]
 
+    def of_explained(self, tree: str) -> load.Outcome:
+        """The rounds of a tree with explanations, as if of one."""
+        return load.total([outcome for name, outcome in self.explained if name == tree])
+
     @property
     def holds(self) -> bool:
         """Whether the patched server gave only right answers."""
-        patched = load.total(self.of("patched"))
-        return self.same_answers and patched.right == patched.requests > 0
+        both = (load.total(self.of("patched")), self.of_explained("patched"))
+        return self.same_answers and all(
+            outcome.right == outcome.requests > 0 and not outcome.failed for outcome in both
+        )
 
 
 def compare(
@@ -176,7 +184,7 @@ def compare(
         trees: The trees of PyG, named as in `TREES`.
         clients: How many clients ask at the same time.
         seconds: How long a round takes.
-        rounds: How many there are, a tree.
+        rounds: How many there are, a tree; and as many with explanations meanwhile.
         notify: Is told what is under way.
 
     Raises:
@@ -197,15 +205,19 @@ def compare(
         # First one, then the other, then the other way round: what grows warm or slow
         # meanwhile counts for both.
         order = list(itertools.islice(itertools.cycle([*servers, *reversed(servers)]), 2 * rounds))
-        outcomes = []
-        for number, name in enumerate(order, start=1):
-            notify(f"Round {number} of {len(order)}: {TREES[name]}, {seconds:g} seconds ...")
+        # What an explanation leaves in a model must not reach the other rounds: they come first.
+        turns = [*((name, False) for name in order), *((name, True) for name in order)]
+        outcomes: dict[bool, list[tuple[str, load.Outcome]]] = {False: [], True: []}
+        for number, (name, explains) in enumerate(turns, start=1):
+            what = f"{TREES[name]}{', explained meanwhile' if explains else ''}"
+            notify(f"Round {number} of {len(turns)}: {what}, {seconds:g} seconds ...")
             try:
-                outcome = load.run(urls[name], requests, expected[name], clients, seconds)
+                outcome = load.run(urls[name], requests, expected[name], clients, seconds, explains)
             except load.LoadError as error:
                 raise servers[name].failed(error) from None
-            outcomes.append((name, outcome))
-    return Comparison(health, expected["pristine"] == expected["patched"], outcomes)
+            outcomes[explains].append((name, outcome))
+    same = expected["pristine"] == expected["patched"]
+    return Comparison(health, same, outcomes[False], outcomes[True])
 
 
 def make_table(comparison: Comparison) -> Table:
@@ -231,6 +243,12 @@ def make_table(comparison: Comparison) -> Table:
         style = "red" if kind != "right" and any(counts) else ""
         name = "error" if kind == "errors" else kind
         table.add_row(f"{name} answers", *(f"{count:,}" for count in counts), style=style)
+    explained = [comparison.of_explained(tree) for tree in TREES]
+    table.add_row("while explained:")
+    for kind in ("right", "errors", "wrong", "explanations", "failed"):
+        counts = [getattr(outcome, kind) for outcome in explained]
+        is_bad = kind not in ("right", "explanations") and any(counts)
+        table.add_row(f"  {kind}", *(f"{count:,}" for count in counts), style="red" * is_bad)
     return table
 
 
@@ -240,8 +258,23 @@ def verdict(comparison: Comparison, release: Release) -> str:
     bad = [f"{o.errors + o.wrong:,} of {o.requests:,} answers" for o in (before, after)]
     if not comparison.same_answers:
         return "The patches change what the model answers to a request that is alone."
+    explained = [comparison.of_explained(tree) for tree in TREES]
+    bad_explained = [f"{o.errors + o.wrong:,} of {o.requests:,}" for o in explained]
     if not comparison.holds:
-        return f"The patched server gave errors or wrong answers: {bad[1]}."
+        return (
+            f"The patched server gave errors or wrong answers: {bad[1]}, and {bad_explained[1]} "
+            f"while it explained, with {explained[1].failed:,} failed explanations."
+        )
+    return (
+        f"{_of_predictions(before, after, bad, release)} While graphs were explained, "
+        f"{bad_explained[0]} predictions were errors or wrong, unpatched, and none of "
+        f"{explained[1].requests:,}, patched."
+    )
+
+
+def _of_predictions(
+    before: load.Outcome, after: load.Outcome, bad: Sequence[str], release: Release
+) -> str:
     if before.right < before.requests:
         return (
             f"Unpatched, {bad[0]} were errors or another request's; patched, all of "
@@ -271,6 +304,7 @@ def as_json(
         "same_answers": comparison.same_answers,
         "rounds": [{"tree": tree, **outcome.as_json()} for tree, outcome in comparison.rounds],
         "total": {tree: load.total(comparison.of(tree)).as_json() for tree in TREES},
+        "explained": {tree: comparison.of_explained(tree).as_json() for tree in TREES},
         "holds": comparison.holds,
         "verdict": verdict(comparison, release),
     }
@@ -310,7 +344,7 @@ def run_kit(*arguments: str) -> None:
     type=click.IntRange(1, 1000),
     default=2,
     show_default=True,
-    help="How many rounds of each server, in turns.",
+    help="How many rounds of each server, in turns; and as many with explanations.",
 )
 @click.option(
     "--json",

@@ -44,6 +44,8 @@ class Outcome:
         errors: Answers with the status 500.
         wrong: Answers with the status 200 that differ from what was expected.
         latencies: In milliseconds, of each answer with the status 200: an error comes early.
+        explanations: Explanations that another client asked for meanwhile.
+        failed: Of these, the answers with the status 500.
     """
 
     seconds: float
@@ -51,6 +53,8 @@ class Outcome:
     errors: int
     wrong: int
     latencies: tuple[float, ...]
+    explanations: int = 0
+    failed: int = 0
 
     @property
     def requests(self) -> int:
@@ -70,6 +74,8 @@ class Outcome:
             "right": self.right,
             "errors": self.errors,
             "wrong": self.wrong,
+            "explanations": self.explanations,
+            "failed_explanations": self.failed,
             "requests_per_second": round(self.rate, 1),
             "right_per_second": round(self.right / self.seconds, 1),
             **{f"p{p}_ms": percentile(self.latencies, p) for p in (50, 95, 99)},
@@ -84,6 +90,8 @@ def total(outcomes: Sequence[Outcome]) -> Outcome:
         errors=sum(outcome.errors for outcome in outcomes),
         wrong=sum(outcome.wrong for outcome in outcomes),
         latencies=tuple(latency for outcome in outcomes for latency in outcome.latencies),
+        explanations=sum(outcome.explanations for outcome in outcomes),
+        failed=sum(outcome.failed for outcome in outcomes),
     )
 
 
@@ -125,14 +133,18 @@ class Client:
             parts.hostname, parts.port, timeout=TIME_LIMIT
         )
 
-    def ask(self, request: bytes) -> tuple[int, bytes]:
-        """Asks for a prediction; returns the status, 200 or 500, and the answer."""
-        status, answer = self._send("POST", "/predict", request)
+    def ask(self, request: bytes, path: str = "/predict") -> tuple[int, bytes]:
+        """Asks for a prediction, or with /explain for an explanation.
+
+        Returns:
+            The status, 200 or 500, and the answer.
+        """
+        status, answer = self._send("POST", path, request)
         if status == 500:
             # Uvicorn closes a connection after an error, and does not announce it.
             self._connection.close()
         elif status != 200:
-            raise LoadError(f"{self._url} said {status} to a prediction: {answer[:200]!r}.")
+            raise LoadError(f"{self._url} said {status} to {path}: {answer[:200]!r}.")
         return status, answer
 
     def health(self) -> dict[str, Any]:
@@ -170,7 +182,12 @@ def expect(url: str, requests: Sequence[bytes]) -> list[bytes]:
 
 
 def run(
-    url: str, requests: Sequence[bytes], expected: Sequence[bytes], clients: int, seconds: float
+    url: str,
+    requests: Sequence[bytes],
+    expected: Sequence[bytes],
+    clients: int,
+    seconds: float,
+    explains: bool = False,
 ) -> Outcome:
     """Lets clients ask at the same time, each for as long, and counts how that ends.
 
@@ -180,6 +197,7 @@ def run(
         expected: The right answer to each.
         clients: How many ask at once. Each sends its next request once it has an answer.
         seconds: For how long.
+        explains: Whether one more client asks for explanations meanwhile.
 
     Raises:
         LoadError: If the server stops answering.
@@ -187,12 +205,24 @@ def run(
     stop = threading.Event()
     start = time.perf_counter()
 
+    def goes_on(ends: list[str]) -> bool:
+        return not (ends and (stop.is_set() or time.perf_counter() - start >= seconds))
+
+    def explain() -> list[str]:
+        client = Client(url)
+        ends: list[str] = []
+        while goes_on(ends):
+            status, _ = client.ask(requests[len(ends) % len(requests)], "/explain")
+            ends.append("right" if status == 200 else "error")
+        client.close()
+        return ends
+
     def work(number: int) -> tuple[list[str], list[float]]:
         choose = random.Random(number)  # noqa: S311
         client = Client(url)
         ends: list[str] = []
         latencies = []
-        while not (ends and (stop.is_set() or time.perf_counter() - start >= seconds)):
+        while goes_on(ends):
             which = choose.randrange(len(requests))
             sent = time.perf_counter()
             status, answer = client.ask(requests[which])
@@ -205,9 +235,11 @@ def run(
         client.close()
         return ends, latencies
 
-    with ThreadPoolExecutor(clients) as pool:
+    with ThreadPoolExecutor(clients + 1) as pool:
         try:
+            explaining = pool.submit(explain) if explains else None
             results = [future.result() for future in [pool.submit(work, i) for i in range(clients)]]
+            explained = explaining.result() if explaining else []
         finally:
             # A client that failed, or Ctrl-C, ends the others.
             stop.set()
@@ -219,6 +251,8 @@ def run(
         errors=ends.count("error"),
         wrong=ends.count("wrong"),
         latencies=tuple(latency for _, of_client in results for latency in of_client),
+        explanations=len(explained),
+        failed=explained.count("error"),
     )
 
 

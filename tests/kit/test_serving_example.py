@@ -127,11 +127,15 @@ def outcome(right: int, errors: int = 0, wrong: int = 0) -> load.Outcome:
 
 
 def comparison(
-    before: load.Outcome, after: load.Outcome, same: bool = True, rounds: int = 1
+    before: load.Outcome,
+    after: load.Outcome,
+    same: bool = True,
+    rounds: int = 1,
+    explained: list[tuple[str, load.Outcome]] | None = None,
 ) -> compare.Comparison:
     health = {tree: {"python": "3.11.7", "torch": "2.13.0+cpu"} for tree in compare.TREES}
     both = [("pristine", before), ("patched", after)] * rounds
-    return compare.Comparison(health, same, both)
+    return compare.Comparison(health, same, both, explained or both)
 
 
 @pytest.mark.parametrize(
@@ -191,8 +195,29 @@ def test_each_answer_is_counted(tmp_path: Path) -> None:
     assert min(after.latencies) >= 2.0
     assert len(before.latencies) == before.right + before.wrong
     assert both.holds
+    assert [tree for tree, _ in both.explained] == [tree for tree, _ in both.rounds]
+    explained = both.of_explained("patched")
+    assert explained.right == explained.requests > 50
+    assert explained.explanations > 10 and explained.failed == 0
+    # The one client that has graphs explained meets the errors, too.
+    assert both.of_explained("pristine").failed > 0
+    assert before.explanations == after.explanations == 0
     for tree in compare.TREES:
         assert not is_running(tmp_path / tree)
+
+
+@pytest.mark.parametrize(
+    "explained",
+    [outcome(99, 0, 1), outcome(99, 1), load.Outcome(2.0, 9, 0, 0, (1.0,), 5, 1)],
+    ids=["wrong", "error", "failed explanation"],
+)
+def test_a_patched_server_that_is_disturbed_by_explanations(
+    pinned: Catalogue, explained: load.Outcome
+) -> None:
+    rounds = [("pristine", outcome(10)), ("patched", explained)]
+    both = comparison(outcome(100), outcome(100), explained=rounds)
+    assert not both.holds
+    assert "while it explained, with" in compare.verdict(both, pinned.find("2.8.1"))
 
 
 def test_a_patched_server_that_races_is_told(tmp_path: Path, pinned: Catalogue) -> None:
@@ -214,7 +239,7 @@ def test_patches_that_change_an_answer_are_told(tmp_path: Path, pinned: Catalogu
         ("does not answer", "did not answer within 1 seconds. It said: waiting for the disk"),
         ("another PyG", "uses another PyG, /elsewhere"),
         ("dies", "did not stand the load"),
-        ("refuses", "said 422 to a prediction"),
+        ("refuses", "said 422 to /predict"),
         ("fails", "answers with an error even to a request that is alone"),
     ],
 )
@@ -246,6 +271,7 @@ def test_other_machines_are_not_loaded(url: str) -> None:
         (outcome(90, 8, 2), outcome(100), "2.4.0", "Unpatched, 10 of 100 answers were errors or"),
         (outcome(100), outcome(100), "2.4.0", "'scripts/kit.sh prove 2.4.0' forces it"),
         (outcome(100), outcome(100), "2.8.1", "upstream has fixed GATv2Conv in this release"),
+        (outcome(90, 0, 10), outcome(100), "2.8.1", "10 of 100 predictions were errors or wrong"),
         (outcome(90, 8, 2), outcome(99, 0, 1), "2.4.0", "errors or wrong answers: 1 of 100"),
     ],
 )
@@ -263,7 +289,7 @@ def test_table_fits_a_terminal() -> None:
     lines = capture.get().splitlines()
     assert max(len(line.rstrip()) for line in lines) <= 80
     rows = {re.split(r"\s{2,}", line.strip())[0] for line in lines}
-    wanted = {"requests/s", "p50", "p99", "error answers", "wrong answers"}
+    wanted = {"requests/s", "p50", "p99", "error answers", "wrong answers", "explanations"}
     assert wanted <= rows
 
 
@@ -373,10 +399,15 @@ def test_the_whole_of_it(tmp_path: Path) -> None:
     said = " ".join(ended.stdout.split())
     assert re.search(r"Unpatched, [\d,]+ of [\d,]+ answers were errors or another request's;", said)
     assert re.search(r"; patched, all of [\d,]+ were right\.", said)
+    assert re.search(r"While graphs were explained, [\d,]+ of [\d,]+ predictions were", said)
     result = json.loads(file.read_text())
     assert result["same_answers"] and result["holds"]
     before, after = (result["total"][tree] for tree in ("pristine", "patched"))
     assert before["errors"] + before["wrong"] > 0
     assert after["right"] == after["requests"] > 50
+    before, after = (result["explained"][tree] for tree in ("pristine", "patched"))
+    assert before["wrong"] > 0 and before["explanations"] > 0
+    assert after["right"] == after["requests"] > 50
+    assert after["explanations"] > 0 and after["failed_explanations"] == 0
     assert (result["release"], result["clients"]) == ("2.4.0", 8)
     assert result["versions"]["torch"].startswith(environments.TORCH)
