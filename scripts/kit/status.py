@@ -2,7 +2,6 @@
 
 import datetime
 import json
-import re
 import signal
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -13,7 +12,7 @@ from typing import Any
 
 from packaging.version import Version
 
-from kit import pages, pictures
+from kit import pages
 from kit.errors import SourceError, ToolError
 from kit.processes import last_lines, run
 from kit.releases import ROOT, Catalogue
@@ -26,6 +25,7 @@ RESULTS = ROOT / "build" / "matrix"
 PAGE = ROOT / "docs" / "status.md"
 DATA = ROOT / "docs" / "status.json"
 PICTURE = ROOT / "docs" / "status.svg"
+BEFORE_AND_AFTER = ROOT / "docs" / "before-after.svg"
 
 
 @dataclass(frozen=True)
@@ -247,7 +247,7 @@ def _introduction(status: Status) -> Iterator[str]:
         f"on {status.machine}. The data are in [status.json](status.json)."
     )
     yield ""
-    yield "![PyG releases by torch: how threaded calls ended, before and after](status.svg)"
+    yield "![PyG releases by class: what races as released, and what PyG has fixed](status.svg)"
     yield ""
     failed = [cell for cell in status.cells if not cell.holds]
     if failed:
@@ -392,76 +392,3 @@ def _environments(status: Status) -> list[str]:
         ]
         rows.append("| " + " | ".join(row) + " |")
     return rows
-
-
-_COLOURS = {"right": "#4c9f70", "crashed": "#e9a03b", "silently_wrong": "#c8373a"}
-_PANELS = {"interleaved": "two threads, forced", "stress": "eight threads, as it comes"}
-# Where the bars of both trees begin, from the top of a cell.
-_BARS = {"pristine": 0.06, "patched": 0.48}
-
-
-def draw(status: Status, catalogue: Catalogue, file: Path) -> None:
-    """Draws the picture: for each release and layer, the calls before and after, as two bars."""
-    pyplot = pictures.plotting()
-    from matplotlib.patches import Patch
-
-    heads = columns(status)
-    heights = [len(_releases(status, head)) + 4 for head in heads]
-    figure, axes = pyplot.subplots(
-        len(heads),
-        len(_PANELS),
-        figsize=(1.4 + 0.9 * len(catalogue.classes) * len(_PANELS), 0.8 + 0.25 * sum(heights)),
-        squeeze=False,
-        sharey="row",
-        height_ratios=heights,
-    )
-    for head, row in zip(heads, axes, strict=True):
-        for panel, axis in zip(_PANELS, row, strict=True):
-            _draw_panel(axis, status, catalogue, head, panel)
-        row[0].set_ylabel("PyG; as released (above), patched (below)")
-    figure.legend(
-        handles=[Patch(color=c, label=key.replace("_", " ")) for key, c in _COLOURS.items()],
-        title="Calls of threads that share a layer",
-        loc="lower center",
-        ncols=3,
-        frameon=False,
-    )
-    figure.tight_layout(rect=(0, 0.6 / figure.get_figheight(), 1, 1))
-    pictures.save(
-        figure,
-        file,
-        "How calls of threads that share a layer ended, by layer and PyG release",
-        "A grid of PyG releases by layers. Each cell has two bars: the calls on the release as it "
-        "is, and once patched; green is right, orange crashed, red silently wrong.",
-    )
-
-
-def _releases(status: Status, head: str) -> list[str]:
-    """The releases of a column, each a line of the picture."""
-    return list(dict.fromkeys(cell.release for cell in status.cells if cell.column == head))
-
-
-def _draw_panel(axis: Any, status: Status, catalogue: Catalogue, head: str, panel: str) -> None:  # noqa: ANN401
-    layers, rows = list(catalogue.classes), _releases(status, head)
-    boxes: dict[str, list[tuple[float, float, float, float]]] = {key: [] for key in _COLOURS}
-    for cell in (cell for cell in status.cells if cell.column == head):
-        y = rows.index(cell.release)
-        if not cell.holds:
-            axis.text(0.5, y + 0.5, "FAILED", ha="center", va="center", weight="bold")
-        for x, layer in enumerate(layers):
-            for tree, offset in _BARS.items() if layer in cell.layers else ():
-                left = x + 0.06
-                for key in _COLOURS:
-                    width = 0.88 * share(cell.layers[layer][tree][panel], key)
-                    boxes[key].append((left, y + offset, width, 0.36))
-                    left += width
-    for key, colour in _COLOURS.items():
-        pictures.rectangles(axis, boxes[key], colour)
-    axis.set_xlim(0, len(layers))
-    axis.set_ylim(len(rows), 0)
-    names = [re.sub("(Conv|Layer)$", r"\n\1", catalogue.classes[name]) for name in layers]
-    axis.set_xticks([x + 0.5 for x in range(len(layers))], names)
-    axis.xaxis.tick_top()
-    axis.set_yticks([y + 0.5 for y in range(len(rows))], rows)
-    axis.set_title(f"{head}: {_PANELS[panel]}", loc="left", weight="bold")
-    pictures.bare(axis)

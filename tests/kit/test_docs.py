@@ -13,6 +13,7 @@ from kit.releases import ROOT, Catalogue
 from packaging.version import Version
 
 README = (ROOT / "README.md").read_text()
+DETAILS = (ROOT / "docs" / "details.md").read_text()
 BUILDING = (ROOT / "docs" / "building.md").read_text()
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 
@@ -23,27 +24,43 @@ def pinned() -> Catalogue:
 
 
 def test_table_of_releases(pinned: Catalogue) -> None:
-    heads = "| PyG | " + " | ".join(f"`{name}`" for name in pinned.classes.values()) + " |"
-    assert heads in README
-    stated = {}
-    for versions, cells in re.findall(r"^\| ([0-9][^|]*) \|(.*)\|$", README, re.M):
-        texts = [cell.strip() for cell in cells.split("|")]
-        status = {key: word for key, word in zip(pinned.classes, texts, strict=True) if word}
-        for version in versions.split(", "):
-            assert version not in stated
-            stated[version] = status
-    assert stated == {release.version: release.status for release in pinned.releases}
+    """Each class with the releases that race, and the one in which PyG has fixed it."""
+    versions = [release.version for release in pinned.releases]
+    stated: dict[str, list[str]] = {}
+    fixed: dict[str, str | None] = {}
+    for name, races, fix in re.findall(
+        r"^\| `(\w+)`[^|]* \| ([^|]+) \| ?([\d.]*) ?\|$", README, re.M
+    ):
+        first, last = re.fullmatch(r"(\S+) (?:to (\S+)|and newer)", races).groups()  # type: ignore[union-attr]
+        end = versions.index(last) if last else len(versions) - 1
+        stated[name] = versions[versions.index(first) : end + 1]
+        fixed[name] = fix or None
+    for series, name in pinned.classes.items():
+        affected = [r.version for r in pinned.releases if r.status.get(series) == "affected"]
+        assert stated.pop(name) == affected, name
+        first_fixed = pinned.fixed_in(series)
+        version = None if first_fixed is None else re.sub(r"\.post\d+$", "", first_fixed.version)
+        assert fixed[name] == version, name
+    assert stated == {}
 
 
-def test_the_two_commands_open_the_readme() -> None:
-    blocks = re.findall(r"```console\n(.*?)```", README.split("\n## ")[0], re.S)
-    commands = [re.findall(r"^\$ (\S+)", block, re.M) for block in blocks]
-    assert ["scripts/apply.sh", "scripts/test.sh"] in commands
+def test_the_releases_that_there_are(pinned: Catalogue) -> None:
+    nightly = [release.version for release in pinned.releases if release.is_nightly]
+    released = [release.version for release in pinned.releases if not release.is_nightly]
+    text = f"{released[0]} to {released[-1]} and the nightly build\n{nightly[0]}"
+    assert text in README
+
+
+def test_the_question_and_the_fix_open_the_readme() -> None:
+    screen = "\n".join(README.splitlines()[:40])
+    blocks = re.findall(r"```console\n\$ (\S+ ?\w*)", screen)
+    assert blocks == ["scripts/kit.sh doctor", "scripts/apply.sh "]
+    assert "scripts/test.sh" in README
     assert "scripts/test.sh" in (ROOT / ".ci" / "run").read_text()
 
 
 def test_patches_named_in_the_docs_exist() -> None:
-    for text in (README, CONTRIBUTING):
+    for text in (README, DETAILS, CONTRIBUTING):
         for name in re.findall(r"patches/([\w.]+/[\w.-]+\.patch)", text):
             assert (ROOT / "patches" / name).exists(), name
 
@@ -126,7 +143,7 @@ def test_workflow(pinned: Catalogue) -> None:
 
 @pytest.mark.parametrize("verb", sorted(cli.commands))
 def test_every_verb_is_in_the_docs(verb: str) -> None:
-    assert f"kit.sh {verb}" in README + CONTRIBUTING + (ROOT / "tox.ini").read_text() or (
+    assert f"kit.sh {verb}" in README + DETAILS + CONTRIBUTING + (ROOT / "tox.ini").read_text() or (
         verb == "apply" and "scripts/apply.sh" in README
     )
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from kit import pages, releases, status
+from kit import pages, releases, status, status_pictures
 from kit.console import EXIT_CODES, out, print_path
 from kit.errors import ProofError
 
@@ -40,11 +40,13 @@ def report(results: Path, render: bool, partial: bool) -> None:
         gathered = status.gather(
             results, catalogue, expected, "scripts/kit.sh report", partial=partial
         )
-    status.draw(gathered, catalogue, status.PICTURE)
+    status_pictures.draw_grid(gathered, catalogue, status.PICTURE)
+    status_pictures.draw_before_and_after(gathered, catalogue, status.BEFORE_AND_AFTER)
     page = status.render(gathered, catalogue)
     for file in pages.write({status.DATA: status.dump(gathered), status.PAGE: page}):
         print_path(file)
     print_path(status.PICTURE)
+    print_path(status.BEFORE_AND_AFTER)
     failed = [cell.environment for cell in gathered.cells if not cell.holds]
     out.print(
         f"{len(gathered.cells)} environments ran, {len(failed)} failed; "

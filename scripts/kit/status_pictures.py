@@ -1,0 +1,151 @@
+"""The pictures of the matrix: a grid of all that ran, and two releases before and after."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from kit import pictures
+from kit.releases import Catalogue
+from kit.status import Cell, Status, columns, share
+
+# The colours of how a call ended.
+ENDS = {"right": "#4c9f70", "crashed": "#e9a03b", "silently wrong": "#c8373a"}
+
+# Of the grid: the worst that a release does as it is. What stands for it in a cell is drawn in
+# it, too: a colour alone does not tell everybody.
+GRID = {
+    "races; patched, no call failed": ("#e9a03b", "•"),
+    "fixed by PyG: no call failed": ("#4c9f70", ""),
+    "a test of the environment failed": ("#c8373a", "x"),
+}
+
+# A release of the time before upstream's fix, and one of after it.
+BEFORE_AND_AFTER = ("2.3.1", "2.8.1")
+
+
+def draw_grid(status: Status, catalogue: Catalogue, file: Path) -> None:
+    """Draws a grid for each torch: a cell a layer and release, in the colour of what it does."""
+    pyplot = pictures.plotting()
+    from matplotlib.patches import Patch
+
+    heads = columns(status)
+    rows = [list(dict.fromkeys(c.release for c in status.cells if c.column == h)) for h in heads]
+    figure, axes = pyplot.subplots(
+        len(heads),
+        1,
+        figsize=(8.8, 2.4 + sum(0.24 * len(row) + 1.0 for row in rows)),
+        squeeze=False,
+        height_ratios=[len(row) + 3 for row in rows],
+    )
+    for head, releases, axis in zip(heads, rows, axes[:, 0], strict=True):
+        cells = [cell for cell in status.cells if cell.column == head]
+        _draw_cells(axis, cells, releases, catalogue)
+        axis.set_title(head, loc="left", weight="bold", pad=8)
+    words = {word_of(cell, layer) for cell in status.cells for layer in cell.layers}
+    handles = [Patch(color=GRID[word][0], label=word) for word in GRID if word in words]
+    handles.append(
+        Patch(
+            facecolor="none",
+            edgecolor=pictures.INK,
+            label="blank: that release does not have it, or keeps nothing of a call in it",
+        )
+    )
+    figure.legend(handles=handles, loc="lower center", ncols=1, frameon=False)
+    figure.tight_layout(rect=(0, 1.25 / figure.get_figheight(), 1, 1))
+    pictures.save(
+        figure,
+        file,
+        "Which classes of PyG race, by release",
+        "A row for each release, a column for each class, for each torch. Orange: it races as "
+        "released, and no call of the patched one failed. Green: PyG has fixed it. Red: a test "
+        "failed. Blank: the release does not have it.",
+    )
+
+
+def _draw_cells(axis: Any, cells: list[Cell], releases: list[str], catalogue: Catalogue) -> None:  # noqa: ANN401
+    layers = list(catalogue.classes)
+    boxes: dict[str, list[tuple[float, float, float, float]]] = {label: [] for label in GRID}
+    for cell in cells:
+        y = releases.index(cell.release)
+        for x, layer in enumerate(layers):
+            if layer in cell.layers:
+                label = word_of(cell, layer)
+                boxes[label].append((x + 0.04, y + 0.08, 0.92, 0.84))
+                mark = GRID[label][1]
+                axis.text(x + 0.5, y + 0.5, mark, ha="center", va="center", color="#24292f")
+    for label, shapes in boxes.items():
+        pictures.rectangles(axis, shapes, GRID[label][0])
+    axis.set_xlim(0, len(layers))
+    axis.set_ylim(len(releases), 0)
+    names = [re.sub(r"(?<=[a-z])(?=[A-Z])", "\n", catalogue.classes[name]) for name in layers]
+    axis.set_xticks([x + 0.5 for x in range(len(layers))], names)
+    axis.xaxis.tick_top()
+    axis.set_yticks([y + 0.5 for y in range(len(releases))], releases)
+    pictures.bare(axis)
+
+
+def word_of(cell: Cell, layer: str) -> str:
+    """Returns what the grid says of a layer: one of the keys of `GRID`."""
+    races, fixed, failed = GRID
+    counts = cell.layers[layer]["patched"]
+    if not cell.holds or any(share(each, "right") < 1 for each in counts.values()):
+        return failed
+    return races if cell.layers[layer]["status"] == "affected" else fixed
+
+
+def draw_before_and_after(status: Status, catalogue: Catalogue, file: Path) -> None:
+    """Draws how calls of two threads that are forced to meet end, on two releases."""
+    pyplot = pictures.plotting()
+    from matplotlib.patches import Patch
+
+    chosen = [
+        next(cell for cell in status.cells if cell.release == version)
+        for version in BEFORE_AND_AFTER
+        if any(cell.release == version for cell in status.cells)
+    ] or status.cells[-1:]
+    affected = [
+        [name for name in cell.layers if cell.layers[name]["status"] == "affected"]
+        for cell in chosen
+    ]
+    order = list(catalogue.classes)
+    figure, axes = pyplot.subplots(1, len(chosen), figsize=(8.8, 3.6), squeeze=False)
+    for cell, layers, axis in zip(chosen, affected, axes[0], strict=True):
+        names = sorted(layers, key=order.index)
+        _draw_bars(axis, cell, names, catalogue, max(map(len, affected)))
+        axis.set_title(f"PyG {cell.release}", loc="left", weight="bold", pad=24)
+    handles = [Patch(color=colour, label=label) for label, colour in ENDS.items()]
+    figure.legend(handles=handles, loc="lower center", ncols=3, frameon=False)
+    figure.tight_layout(rect=(0, 0.1, 1, 1))
+    pictures.save(
+        figure,
+        file,
+        "Calls of two threads that share a layer, before and after",
+        f"PyG {' and '.join(BEFORE_AND_AFTER)}. As released, the calls of two threads that meet "
+        "crash or return another caller's result; patched, all are right.",
+    )
+
+
+def _draw_bars(
+    axis: Any,  # noqa: ANN401
+    cell: Cell,
+    layers: list[str],
+    catalogue: Catalogue,
+    rows: int,
+) -> None:
+    boxes: dict[str, list[tuple[float, float, float, float]]] = {label: [] for label in ENDS}
+    for x, tree in enumerate(("pristine", "patched")):
+        for y, layer in enumerate(layers):
+            left = x + 0.03
+            for label in ENDS:
+                counts = cell.layers[layer][tree]["interleaved"]
+                width = 0.94 * share(counts, label.replace(" ", "_"))
+                boxes[label].append((left, y + 0.12, width, 0.76))
+                left += width
+    for label, shapes in boxes.items():
+        pictures.rectangles(axis, shapes, ENDS[label])
+    axis.set_xlim(0, 2)
+    axis.set_ylim(rows, 0)
+    axis.set_xticks([0.5, 1.5], ["as released", "patched"])
+    axis.xaxis.tick_top()
+    axis.set_yticks([y + 0.5 for y in range(len(layers))], [catalogue.classes[n] for n in layers])
+    pictures.bare(axis)
