@@ -1,5 +1,7 @@
 """How the program is run: what it says meanwhile, how it ends, and with which Python."""
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -54,3 +56,22 @@ def test_the_users_environment_is_the_active_one(monkeypatch: pytest.MonkeyPatch
     monkeypatch.delenv("VIRTUAL_ENV")
     monkeypatch.delenv("CONDA_PREFIX", raising=False)
     assert user_python(None) == Path("python3")
+
+
+def test_python_finds_its_own_modules(tmp_path: Path) -> None:
+    """Importing torch imports pdb and `code` in some of its releases."""
+    names = [file.stem for file in running.PROGRAM.glob("*.py") if file.stem != "__main__"]
+    assert "code" in names and "code" in sys.stdlib_module_names
+    (tmp_path / "torch.py").write_text(
+        "import importlib.util, sys\n"
+        f"for name in {names!r}:\n"
+        "    spec = importlib.util.find_spec(name)\n"
+        "    if spec is not None and 'programs' in str(spec.origin):\n"
+        "        sys.exit(spec.origin)\n"
+        "sys.exit(0)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    result = subprocess.run(
+        [sys.executable, running.PROGRAM], env=environment, text=True, capture_output=True
+    )
+    assert result.returncode == 0, result.stderr

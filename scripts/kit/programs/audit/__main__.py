@@ -29,9 +29,13 @@ os.environ.setdefault("PYTORCH_TENSOREXPR", "0")
 # cuBLAS else adds in any order.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
-import torch
-
 HERE = Path(__file__).absolute().parent
+# What is imported is the user's, or Python's: torch imports pdb, and that `code`, which is a
+# module of ours, too.
+sys.path[:] = [path for path in sys.path if Path(path).absolute() != HERE]
+
+import torch  # noqa: E402
+
 # A module of the user's may have the name of one of ours.
 PACKAGE = "_pyg_threadsafe_audit"
 
@@ -76,8 +80,6 @@ def notify(message: str) -> None:
 def run(options: argparse.Namespace) -> Dict[str, Any]:
     """Runs a mode."""
     load_package()
-    # From here on, what the user imports is the user's.
-    sys.path[:] = [path for path in sys.path if Path(path).absolute() != HERE]
     if options.mode == "layers":
         from _pyg_threadsafe_audit import layers  # type: ignore[import-not-found,unused-ignore]
 
