@@ -1,5 +1,7 @@
 """Small models whose races are known: the text of a module for test_audit_program.py."""
 
+from __future__ import annotations
+
 TOYS = """
 import os
 import signal

@@ -8,6 +8,8 @@ runs in forks of a process that has imported the files and built nothing: from 2
 compiles parts of a class when its first layer is built, so that the order matters.
 """
 
+from __future__ import annotations
+
 import contextlib
 import copy
 import functools
@@ -139,7 +141,7 @@ def parameters_of(conv: Any) -> dict[str, inspect.Parameter]:
     taken: dict[str, inspect.Parameter] = {}
     for cls in type(conv).__mro__:
         if forward := vars(cls).get("forward"):
-            taken |= inspect.signature(forward).parameters
+            taken.update(inspect.signature(forward).parameters)
             if all(p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL) for p in taken.values()):
                 break
     return taken
@@ -373,7 +375,7 @@ def run_file(cases: dict[str, Case]) -> dict[str, dict[str, Any]]:
             lambda: list(together(list(chosen.values()))),  # noqa: B023
             lambda end: [end] * len(chosen),  # noqa: B023
         )
-        for name, end in zip(chosen, ends, strict=True):
+        for name, end in zip(chosen, ends):
             ended[name][together.__name__] = end
     return ended
 
@@ -387,7 +389,9 @@ def keep_templates() -> None:
     from torch_geometric.nn.conv import message_passing
 
     compile_any = jinja2.Environment.compile
-    compile_once = functools.cache(functools.partial(compile_any, jinja2.Environment()))
+    compile_once = functools.lru_cache(maxsize=None)(
+        functools.partial(compile_any, jinja2.Environment())
+    )
     directory = Path(message_passing.__file__).parent
 
     def compile_template(self: Any, source: Any, name: Any = None, file: Any = None, *rest: Any):

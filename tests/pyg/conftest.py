@@ -4,6 +4,8 @@ Nothing of PyG is imported here, since one process holds one PyG. What looks at 
 tree runs in a process of its own, with that tree on its path.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import subprocess
@@ -192,7 +194,7 @@ def run_observe(warm: Warm, *arguments: str) -> dict[str, Any]:
     assert result.returncode == 0, result.stderr
     printed = json.loads(result.stdout.splitlines()[-1])
     # It is about the tree that it was meant for.
-    assert Path(printed["torch_geometric"]).is_relative_to(warm.tree.resolve())
+    assert warm.tree.resolve() in Path(printed["torch_geometric"]).parents
     observations: dict[str, Any] = printed["observations"]
     return observations
 
@@ -244,10 +246,10 @@ def observations(
     made = {tree: run_observe(python, *command) for tree, python in warm.items()}
     # In another process, where nothing has been fused yet.
     for tree, python in warm.items():
-        made[tree] |= run_observe(python, "dump", str(pickles[tree]), *convs)
+        made[tree].update(run_observe(python, "dump", str(pickles[tree]), *convs))
     # Read before anything is built: a class is set up when its first layer is.
     for reader, writer in (("pristine", "patched"), ("patched", "pristine")):
-        made[reader] |= run_observe(warm[reader], "load", str(pickles[writer]), *convs)
+        made[reader].update(run_observe(warm[reader], "load", str(pickles[writer]), *convs))
     return made
 
 

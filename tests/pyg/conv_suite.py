@@ -4,6 +4,8 @@ How each layer is built and called is in `scripts/kit/programs/layers.py`. What 
 shown of a call is the digest of its outputs and gradients.
 """
 
+from __future__ import annotations
+
 from typing import Any
 
 import torch

@@ -1,5 +1,7 @@
 """Shows results such that two are equal if they are the same bit for bit."""
 
+from __future__ import annotations
+
 import hashlib
 import sys
 from collections.abc import Callable

@@ -10,6 +10,8 @@ as a digest of its bytes. What is asked for in one call is done in one process.
 A new observation is a function below with `@of(group)`, and a test in test_equivalence.py.
 """
 
+from __future__ import annotations
+
 import contextlib
 import functools
 import hashlib
@@ -358,7 +360,7 @@ def propagate_arguments(layer: str) -> dict[str, Any]:
         pass
 
     def propagate(*args: Any, **kwargs: Any) -> None:
-        results.update(dict(zip(["edge_index"], args, strict=False)), **kwargs)
+        results.update(dict(zip(["edge_index"], args)), **kwargs)
         raise Found
 
     conv.propagate = propagate

@@ -4,6 +4,8 @@ Imports neither torch nor PyG: the processes that do read it, and so does the on
 that starts them.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field
 from typing import Any
 

@@ -1,5 +1,7 @@
 """The patched layers of the PyG on the path: how they are built, and what they are called with."""
 
+from __future__ import annotations
+
 import functools
 import importlib
 import importlib.util
@@ -68,7 +70,7 @@ class Nested(nn.MessagePassing):  # type: ignore[misc]
 
 
 # TorchScript reads the same functions again for each layer, from the start of their files.
-inspect.getsourcelines = functools.cache(inspect.getsourcelines)
+inspect.getsourcelines = functools.lru_cache(maxsize=None)(inspect.getsourcelines)
 
 # What is no layer that can be called as it is.
 MODELS = {"autoencoder": AutoEncoder, "to_hetero_with_bases": HeteroBases}
@@ -77,7 +79,7 @@ MODELS = {"autoencoder": AutoEncoder, "to_hetero_with_bases": HeteroBases}
 def class_of(layer: str) -> Any:
     if layer in MODELS:
         return MODELS[layer]
-    module = LAYERS[layer].module.removesuffix(".py").replace("/", ".")
+    module = LAYERS[layer].module[: -len(".py")].replace("/", ".")
     return getattr(importlib.import_module(module), LAYERS[layer].cls)
 
 

@@ -1,5 +1,7 @@
 """The audit finds the races that the patches are for, and none once they are applied."""
 
+from __future__ import annotations
+
 import json
 from typing import Any
 

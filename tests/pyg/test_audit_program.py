@@ -1,5 +1,7 @@
 """The audit: what it says of modules whose races are known, and of mistakes in its use."""
 
+from __future__ import annotations
+
 import json
 import subprocess
 from collections.abc import Callable

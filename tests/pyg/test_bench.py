@@ -1,6 +1,7 @@
 """The program that times layers: it tells a slower one, and one that takes more memory."""
 
-import itertools
+from __future__ import annotations
+
 import json
 from pathlib import Path
 from typing import Any
@@ -78,5 +79,5 @@ def test_variants_take_turns(
     assert {label: [order[0] for order in orders].count(label) for label in orders[0]} == (
         dict.fromkeys(orders[0], 4)
     )
-    followed = {pair for order in orders for pair in itertools.pairwise(order)}
+    followed = {pair for order in orders for pair in zip(order, order[1:])}
     assert len(followed) == count * (count - 1)

@@ -1,5 +1,7 @@
 """Every layer that the release exports: what passed before the patches passes after them."""
 
+from __future__ import annotations
+
 import importlib.util
 import os
 import re
@@ -7,9 +9,8 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 import pytest
 from conftest import HERE, TIME_LIMIT, environment

@@ -1,5 +1,7 @@
 """The example in C++: threads share a scripted model without Python."""
 
+from __future__ import annotations
+
 import subprocess
 from collections.abc import Iterator
 from importlib.util import find_spec

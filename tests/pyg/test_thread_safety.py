@@ -1,5 +1,7 @@
 """The threaded regression tests: red on a pristine release that races, green on a patched one."""
 
+from __future__ import annotations
+
 import json
 import os
 import re
@@ -51,7 +53,7 @@ def proof(
         ended = warm[tree].run(PROGRAMS / "prove.py", "cpu", *files)
         assert ended.returncode == 0, ended.stderr
         proof = json.loads(ended.stdout.splitlines()[-1])
-        counts[tree] = dict(zip(layers, proof.pop("measured"), strict=True))
+        counts[tree] = dict(zip(layers, proof.pop("measured")))
     proved = {
         layer: {
             "status": "affected" if layer in affected else "fixed",

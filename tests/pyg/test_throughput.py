@@ -1,5 +1,7 @@
 """The program that measures throughput: what it counts, and that its processes end."""
 
+from __future__ import annotations
+
 import json
 import subprocess
 from collections.abc import Callable

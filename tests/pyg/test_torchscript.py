@@ -4,12 +4,14 @@ TorchScript runs without the GIL, and nothing can hold it between two of its ope
 race is provoked by many calls, in a process of its own, whose death is a result.
 """
 
+from __future__ import annotations
+
 import itertools
 import json
 import os
 from collections.abc import Callable
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Dict
 
 import pytest
 from conftest import ERAS, PROGRAMS, REGRESSION_TEST, Warm, find_patched_layers
@@ -18,7 +20,7 @@ FORMS = ("scripted", "saved", "frozen", "optimized")
 
 CALLS = 20_000 if os.environ.get("PYG_THREADSAFE_FULL") else 3_000
 
-Ends = dict[str, dict[str, Any]]
+Ends = Dict[str, Dict[str, Any]]
 
 
 @pytest.fixture(scope="module")

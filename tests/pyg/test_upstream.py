@@ -1,5 +1,7 @@
 """The branches for upstream's main branch do what their descriptions say."""
 
+from __future__ import annotations
+
 import json
 import os
 import shutil
@@ -15,15 +17,19 @@ from patched_layers import LAYERS
 from test_equivalence import compare_compiled
 
 pytestmark = pytest.mark.usefixtures("on_nightly")
-
 UPSTREAM = HERE.parents[1] / "patches" / "upstream"
 TOPICS = sorted(file.parent.name for file in UPSTREAM.glob("*/test.py"))
 FIXED = sorted(file.parent.name for file in UPSTREAM.glob("*/fix.patch"))
 
+
+def layer_of(topic: str) -> str:
+    return topic.replace("_single_gather", "")
+
+
 # Those that change a layer; and those of them that pass messages themselves, which is what an
 # explainer looks at.
-LAYER_TOPICS = [topic for topic in FIXED if topic.removesuffix("_single_gather") in LAYERS]
-CONVS = [topic for topic in LAYER_TOPICS if LAYERS[topic.removesuffix("_single_gather")].message]
+LAYER_TOPICS = [topic for topic in FIXED if layer_of(topic) in LAYERS]
+CONVS = [topic for topic in LAYER_TOPICS if LAYERS[layer_of(topic)].message]
 
 # It computes in the same order as 2.4.0 did, so that gradients are added up in another one.
 GATHER = "gatv2_conv_single_gather"
@@ -33,10 +39,6 @@ SHARED = [
     "torch_geometric/testing/__init__.py",
     "torch_geometric/testing/asserts.py",
 ]
-
-
-def layer_of(topic: str) -> str:
-    return topic.removesuffix("_single_gather")
 
 
 def make_tree(pristine: Path, tree: Path, *patches: str) -> None:
@@ -142,7 +144,7 @@ def observed(base: Warm, branch: Warm) -> dict[str, dict[str, Any]]:
 def test_results(observed: dict[str, dict[str, Any]], topic: str) -> None:
     before, after = (observed[tree][f"settings:{layer_of(topic)}"] for tree in ("base", "branch"))
     gave = 0
-    for old, new in zip(before, after, strict=True):
+    for old, new in zip(before, after):
         if topic == GATHER and "result" in old:
             old["result"][2] = new["result"][2] = "not compared"
         assert new == old

@@ -9,6 +9,8 @@ longer than most of what is run after them, and a fork starts with what they lea
 and nothing else.
 """
 
+from __future__ import annotations
+
 import contextlib
 import gc
 import json
@@ -29,7 +31,8 @@ def serve() -> dict[str, Any] | None:
         if process == 0:
             return request
         _, status = os.waitpid(process, 0)
-        print(os.waitstatus_to_exitcode(status), flush=True)
+        died = os.WIFSIGNALED(status)
+        print(-os.WTERMSIG(status) if died else os.WEXITSTATUS(status), flush=True)
     return None
 
 

@@ -4,6 +4,8 @@ With other numbers before and after the patches, one that fails once in a while 
 like a difference.
 """
 
+from __future__ import annotations
+
 import random
 import zlib
 
