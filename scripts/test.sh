@@ -12,7 +12,8 @@ Runs the whole test suite: lint, the tox matrix, and the tests of the kit.
   --help                Show this, and exit.
 
 PYTHON names the interpreter to use (3.10 or newer), PYG_THREADSAFE_CACHE where
-downloads and wheels are kept.
+downloads and wheels are kept, PYG_THREADSAFE_FIND_LINKS a wheel index or directory
+with wheels of the extensions, which are used where they fit.
 
 Exit codes: 0 all passed, 1 something failed, 2 wrong usage, 5 a tool that is
 needed is missing. With --environment NAME, the exit code is tox's.

@@ -176,6 +176,14 @@ def torch_options(command: Command) -> Command:
     return command
 
 
+find_links_option = click.option(
+    "--find-links",
+    envvar="PYG_THREADSAFE_FIND_LINKS",
+    metavar="LOCATION",
+    help="Take the wheels of extensions from this wheel index or directory, where they fit. "
+    "[default: PYG_THREADSAFE_FIND_LINKS, else none]",
+)
+
 git_url_option = click.option(
     "--git-url",
     default=sources.UPSTREAM,
@@ -242,7 +250,8 @@ def with_extensions(shared: Path, cache: Path, *, offline: bool = False) -> Path
     """Returns the environment that has the extensions as well, and shows how they are built."""
     with build_progress() as update:
         target = Target(environments.describe(shared, with_torch=True), None)
-        return built.ensure_environment(target, cache, update, offline=offline)
+        location = os.environ.get("PYG_THREADSAFE_FIND_LINKS")
+        return built.ensure_environment(target, cache, update, offline=offline, find_links=location)
 
 
 def show_proof(proof: Proof, catalogue: Catalogue) -> None:

@@ -40,7 +40,12 @@ described = {
 if "torch" in sys.argv:
     import torch
     gpus = range(torch.cuda.device_count())
-    described["torch"] = torch.__version__
+    described["torch"] = described["torch_pin"] = torch.__version__
+    try:
+        from importlib.metadata import version
+        described["torch_pin"] = version("torch")
+    except ImportError:
+        pass  # not in Python 3.7; or a torch that was not installed by pip
     described["cuda"] = torch.version.cuda
     described["gpus"] = [
         "{}.{}".format(*torch.cuda.get_device_capability(gpu)) for gpu in gpus
@@ -61,6 +66,7 @@ class Interpreter:
         site_packages: Where its packages are.
         include: Where its C headers are.
         torch: The version of its torch with the build, such as `2.13.0+cpu`; "" if not asked for.
+        torch_pin: The same as pip knows it: PyPI's `2.0.1` says of itself that it is `2.0.1+cu117`.
         cuda: The CUDA version of that build; None for a CPU build.
         gpus: The architectures of the GPUs that it sees, such as `9.0`.
     """
@@ -72,6 +78,7 @@ class Interpreter:
     site_packages: Path
     include: Path
     torch: str = ""
+    torch_pin: str = ""
     cuda: str | None = None
     gpus: tuple[str, ...] = ()
 

@@ -59,7 +59,8 @@ def find_cuda(interpreter: Interpreter, archs: Sequence[str]) -> Cuda:
 
     Args:
         interpreter: Has the torch to build with.
-        archs: Architectures to build for; none means those of the GPUs at hand.
+        archs: Architectures to build for, in numbers or by torch's names; none means those in
+            TORCH_CUDA_ARCH_LIST, else those of the GPUs at hand.
 
     Raises:
         ToolError: If there is no toolkit, or its major version is not that of torch's build.
@@ -67,9 +68,9 @@ def find_cuda(interpreter: Interpreter, archs: Sequence[str]) -> Cuda:
     """
     if interpreter.cuda is None:
         raise ToolError(
-            f"torch {interpreter.torch} is a CPU build, and --cuda needs a CUDA build. Name one "
-            f"with --torch VERSION, or, where pip's index has only CPU builds, the interpreter of "
-            f"an environment that has one with --python PATH."
+            f"torch {interpreter.torch} is a CPU build, and --cuda (or FORCE_CUDA=1) needs a CUDA "
+            f"build. Name one with --torch VERSION, or, where pip's index has only CPU builds, the "
+            f"interpreter of an environment that has one with --python PATH."
         )
     home, version = _find_toolkit()
     if version.split(".")[0] != interpreter.cuda.split(".")[0]:
@@ -78,25 +79,65 @@ def find_cuda(interpreter: Interpreter, archs: Sequence[str]) -> Cuda:
             f"CUDA {interpreter.cuda}: their major versions must be the same. Set CUDA_HOME to a "
             f"toolkit {interpreter.cuda.split('.')[0]}.x, or choose another torch with --torch."
         )
-    archs = tuple(archs) or tuple(dict.fromkeys(interpreter.gpus))
-    if not archs:
-        raise UsageError(
-            "No GPU was found, so its architecture must be named: --cuda-arch 9.0 (H100), "
-            "8.0 (A100), 8.6, 8.9, ...; several as '8.0;9.0'."
-        )
-    for arch in archs:
-        if not re.fullmatch(r"\d{1,2}\.\d[af]?(\+PTX)?", arch):
-            raise UsageError(
-                f"'{arch}' is not an architecture. Expected the form of TORCH_CUDA_ARCH_LIST: "
-                f"9.0, 8.6+PTX, '8.0;9.0'."
-            )
+    archs = _architectures(interpreter, archs)
     packages = interpreter.site_packages
     libraries = tuple(sorted(p.parent for p in packages.glob("nvidia/*/include") if p.is_dir()))
     return Cuda(home, version, archs, libraries, _find_cuobjdump(home, packages))
 
 
+def is_forced() -> bool:
+    """Whether the user has the extensions built for CUDA where no GPU is at hand."""
+    return os.environ.get("FORCE_CUDA") == "1"
+
+
+def _architectures(interpreter: Interpreter, archs: Sequence[str]) -> tuple[str, ...]:
+    """Returns what to build for, in numbers: what is named, or TORCH_CUDA_ARCH_LIST, or the GPUs.
+
+    Raises:
+        UsageError: If no architecture is named, or one is malformed.
+    """
+    archs = list(archs) or re.findall(r"[^;,\s]+", os.environ.get("TORCH_CUDA_ARCH_LIST", ""))
+    if not archs or archs == ["native"]:
+        archs = list(interpreter.gpus)
+    if not archs:
+        raise UsageError(
+            "No GPU was found, so its architecture must be named: --cuda-arch 9.0 (H100), "
+            "8.0 (A100), 8.6, 8.9, Hopper, ...; several as '8.0;9.0'. TORCH_CUDA_ARCH_LIST "
+            "does, too."
+        )
+    numbers: list[str] = []
+    for arch in archs:
+        if re.fullmatch(r"\d{1,2}\.\d[af]?(\+PTX)?", arch):
+            numbers.append(arch)
+        elif re.fullmatch(r"[A-Z][a-z]+(\+(PTX|Tesla|Tegra))?", arch):
+            numbers += _numbers_of(interpreter, arch)
+        else:
+            raise _not_an_architecture(arch)
+    return tuple(dict.fromkeys(numbers))
+
+
+def _numbers_of(interpreter: Interpreter, name: str) -> list[str]:
+    # torch has the list of names, a longer one in each version.
+    program = (
+        "from torch.utils import cpp_extension; print(*cpp_extension._get_cuda_arch_flags(), '.')"
+    )
+    result = run([interpreter.path, "-c", program], env={"TORCH_CUDA_ARCH_LIST": name})
+    flags = result.stdout
+    if result.returncode != 0 or not (held := re.findall(r"code=sm_(\d+)(\d[af]?)", flags)):
+        raise _not_an_architecture(name)
+    ptx = set(re.findall(r"code=compute_(\d+)(\d[af]?)", flags))
+    return [f"{major}.{minor}{'+PTX' * ((major, minor) in ptx)}" for major, minor in held]
+
+
+def _not_an_architecture(arch: str) -> UsageError:
+    return UsageError(
+        f"'{arch}' is not an architecture. Expected the form of TORCH_CUDA_ARCH_LIST: "
+        f"9.0, 8.6+PTX, '8.0;9.0', or a name that this torch knows, such as Hopper."
+    )
+
+
 def _find_toolkit() -> tuple[Path, str]:
-    named = [os.environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
+    named = [os.environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)][:1]
     # nvcc on PATH may be a wrapper that lies elsewhere; it says itself where its home is.
     for nvcc in [Path(home) / "bin" / "nvcc" for home in named] or [
         Path(shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc")

@@ -1,10 +1,7 @@
 """Builds wheels of the compiled extensions that PyG uses, and keeps them in the cache."""
 
 import functools
-import os
 import re
-import shutil
-import sys
 import tempfile
 import threading
 import time
@@ -13,21 +10,17 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 from filelock import FileLock
 from packaging.specifiers import SpecifierSet
 
 from kit import environments
+from kit.building import machine, prebuilt
 from kit.building.cuda import Target, check_cuda_wheel, variables
-from kit.errors import SourceError, ToolError, TreeError, UsageError
+from kit.errors import SourceError, ToolError, UsageError
 from kit.processes import pip, run_logged
 from kit.releases import ROOT, read_toml
 
 PINS = Path(__file__).with_name("extensions.toml")
-
-# What one compiler needs, measured with torch 2.13.0 (CPU) and 2.14.1 (CUDA 13.0).
-MEMORY_PER_JOB = {False: 3 * 2**30, True: 4 * 2**30}
-DISK = 2 * 2**30  # bytes, for the temporary files of all builds
 
 # Is told the package, what it is doing, and whether that is its last word.
 Progress = Callable[[str, str, bool], None]
@@ -111,42 +104,79 @@ def build_extensions(
         cache: The download cache, which holds wheels too.
         progress: Is told how it goes.
         offline: Whether to use the cache alone.
-        find_links: A wheel index or directory to take from what PyPI does not have.
+        find_links: A wheel index or directory. Wheels from there are used where they fit.
 
     Raises:
         ToolError: If this machine lacks what a build needs, or one fails.
         SourceError: If one is to be built offline.
         ProofError: If a CUDA build does not hold what was asked for.
     """
-    folders = {e.name: _folder(cache, e.name, e.version, target) for e in extensions}
-    missing = [e for e in extensions if not cached(folders[e.name])]
+    ready, unfit = _prebuilt(extensions, target, cache, progress, find_links, offline=offline)
+    folders = {e.name: _folder(cache, e, target) for e in extensions if e.name not in ready}
+    missing = [e for e in extensions if e.name in folders and not cached(folders[e.name])]
     for extension in extensions:
-        if extension not in missing:
-            progress(extension.label, "from the cache", True)
+        if extension.name in folders and extension not in missing:
+            reason = unfit.get(extension.name, "")
+            progress(extension.label, f"from the cache{reason}", True)
     if missing and offline:
         raise SourceError(
             f"--offline was given, and the cache {cache} holds no wheel of {missing[0].label} "
             f"for {target.key}. Call this once without --offline."
         )
     if missing:
-        jobs = _check_machine(target, cache)
+        jobs = machine.check(target, cache)
         for extension in missing:
             progress(extension.label, "waiting", False)
         tasks = [
-            functools.partial(_build_one, e, target, folders[e.name], find_links, progress)
+            functools.partial(
+                _build_one, e, target, folders[e.name], unfit.get(e.name, ""), progress
+            )
             for e in missing
         ]
         _side_by_side(tasks, jobs)
-    wheels = []
-    for extension in extensions:
-        wheel = cached(folders[extension.name])
+    for name, folder in folders.items():
+        wheel = cached(folder)
         assert wheel is not None
-        wheels.append(wheel)
-    return wheels
+        ready[name] = wheel
+    return [ready[extension.name] for extension in extensions]
+
+
+def _prebuilt(
+    extensions: Sequence[Extension],
+    target: Target,
+    cache: Path,
+    progress: Progress,
+    location: str | None,
+    *,
+    offline: bool,
+) -> tuple[dict[str, Path], dict[str, str]]:
+    """Takes what fits from a location: the wheels by extension; and why there is none, in words."""
+    ready: dict[str, Path] = {}
+    unfit: dict[str, str] = {}
+    if not location or not extensions:
+        return ready, unfit
+    location = prebuilt.check_location(location, offline=offline)
+    machine.check_packages(target.interpreter, ("pip",))
+    for extension in extensions:
+        progress(extension.label, f"looking in {location}", False)
+        folder = _folder(cache, extension, target).parent
+        try:
+            wheel = prebuilt.find(extension.name, extension.version, target, location, folder)
+        except prebuilt.Unfit as reason:
+            unfit[extension.name] = f" ({location}: {reason})"
+        else:
+            ready[extension.name] = wheel
+            progress(extension.label, f"prebuilt, from {location}", True)
+    return ready, unfit
 
 
 def ensure_environment(
-    target: Target, cache: Path, progress: Progress, *, offline: bool = False
+    target: Target,
+    cache: Path,
+    progress: Progress,
+    *,
+    offline: bool = False,
+    find_links: str | None = None,
 ) -> Path:
     """Returns an interpreter that has the extensions as well, building those on first use.
 
@@ -155,74 +185,29 @@ def ensure_environment(
         cache: The download cache, which holds wheels too.
         progress: Is told how it goes.
         offline: Whether to use the cache alone.
+        find_links: As for `build_extensions`.
 
     Raises:
         KitError: As `build_extensions` does.
     """
     chosen = select(["all"])
     check_fit(chosen, target.interpreter.torch)
-    wheels = build_extensions(chosen, target, cache, progress, offline=offline)
+    wheels = build_extensions(
+        chosen, target, cache, progress, offline=offline, find_links=find_links
+    )
     directory = target.interpreter.path.parents[1]
     return environments.with_wheels(
         target.interpreter, wheels, directory.with_name(f"{directory.name}-extensions")
     )
 
 
-def _folder(cache: Path, name: str, version: str, target: Target) -> Path:
-    return cache / "wheels" / f"{name}-{version}" / target.key
+def _folder(cache: Path, extension: Extension, target: Target) -> Path:
+    return cache / "wheels" / f"{extension.name}-{extension.version}" / target.key
 
 
 def cached(folder: Path) -> Path | None:
     """Returns the wheel in a folder, if there is one."""
     return next(iter(sorted(folder.glob("*.whl"))), None)
-
-
-def _check_machine(target: Target, cache: Path) -> int:
-    """Returns how many compilers may run at once.
-
-    Raises:
-        ToolError: If there is no compiler, or too little memory or disk.
-    """
-    compiler = os.environ.get("CXX", "g++" if sys.platform != "darwin" else "clang++")
-    if shutil.which(compiler.split()[0]) is None:
-        raise ToolError(
-            f"No C++ compiler: {compiler.split()[0]} was not found. On Debian and Ubuntu: apt "
-            f"install g++. Or name one: CXX=clang++."
-        )
-    include = target.interpreter.include
-    if not (include / "Python.h").exists():
-        raise ToolError(
-            f"The headers of Python are missing: expected {include / 'Python.h'}. On Debian and "
-            f"Ubuntu: apt install python3-dev."
-        )
-    needed = MEMORY_PER_JOB[target.cuda is not None]
-    available = psutil.virtual_memory().available
-    if available < needed:
-        raise ToolError(
-            f"Too little memory: a compiler needs up to {needed / 2**30:.0f} GiB, and "
-            f"{available / 2**30:.1f} GiB are free. Close something, or build on another machine: "
-            f"the wheels can be copied."
-        )
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise TreeError(
-            f"The cache {cache} cannot be written ({error.strerror}). PYG_THREADSAFE_CACHE=DIR "
-            f"names another one."
-        ) from None
-    for place in (Path(tempfile.gettempdir()), cache):
-        free = shutil.disk_usage(place).free
-        if free < DISK:
-            raise ToolError(
-                f"Too little disk space: the builds need {DISK / 2**30:.0f} GiB, and {place} has "
-                f"{free / 2**30:.1f} GiB. TMPDIR and PYG_THREADSAFE_CACHE name other places."
-            )
-    return max(1, min(_cores(), int(available // needed)))
-
-
-def _cores() -> int:
-    # As few as this process may use, in a container say.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _side_by_side(tasks: Sequence[Callable[[threading.Event], None]], jobs: int) -> None:
@@ -245,7 +230,7 @@ def _build_one(
     extension: Extension,
     target: Target,
     folder: Path,
-    find_links: str | None,
+    note: str,
     progress: Progress,
     stop: threading.Event,
 ) -> None:
@@ -254,30 +239,26 @@ def _build_one(
     lock = FileLock(f"{folder}.lock")
     with lock:
         if cached(folder):  # by another run, meanwhile
-            progress(label, "from the cache", True)
+            progress(label, f"from the cache{note}", True)
             return
         start = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="build-", dir=folder.parent) as name:
             made = Path(name) / "wheel"
-            arguments = _what_to_build(extension, find_links, Path(name) / "requirements.txt")
+            arguments = _what_to_build(extension, Path(name) / "requirements.txt")
             _pip_wheel(label, arguments, made, target, progress, stop)
             wheel = cached(made)
             assert wheel is not None
             if target.cuda is not None and extension.archive:
                 check_cuda_wheel(wheel, target.cuda)
             made.rename(folder)
-        progress(label, f"built in {time.monotonic() - start:.0f} s", True)
+        progress(label, f"built in {time.monotonic() - start:.0f} s{note}", True)
 
 
-def _what_to_build(
-    extension: Extension, find_links: str | None, requirements: Path
-) -> list[str | Path]:
-    exact = f"{extension.name}=={extension.version}"
+def _what_to_build(extension: Extension, requirements: Path) -> list[str | Path]:
     if extension.archive:
+        exact = f"{extension.name}=={extension.version}"
         requirements.write_text(f"{exact} --hash=sha256:{extension.sha256}\n", encoding="utf-8")
         return ["--no-binary=:all:", "--require-hashes", "--requirement", requirements]
-    if find_links:
-        return ["--no-index", "--find-links", find_links, "--only-binary=:all:", exact]
     return [f"{extension.name} @ git+{extension.git}@{extension.commit}"]
 
 

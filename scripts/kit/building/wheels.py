@@ -114,6 +114,8 @@ def _relabel(
 
 def folder_name(release: Release, target: Target) -> str:
     """Returns the name of the folder that wheels go to by default."""
+    if not target.interpreter.torch:
+        return f"wheels-{release.version}"
     torch = target.interpreter.torch.split("+")[0]
     build = "cpu" if target.cuda is None else f"cuda{target.cuda.version}"
     return f"wheels-{release.version}-torch{torch}-{build}"
@@ -155,12 +157,29 @@ def copy(wheels: Sequence[Path], dest: Path) -> list[Path]:
     return [dest / wheel.name for wheel in wheels]
 
 
-def pip_line(wheels: Sequence[Path], interpreter: Interpreter, dest: Path) -> str:
-    """Returns the one command that installs wheels into a fresh environment."""
+def pip_line(
+    wheels: Sequence[Path], interpreter: Interpreter, dest: Path, *, keeps_torch: bool
+) -> str:
+    """Returns the one command that installs wheels.
+
+    PyG's wheel alone is for an environment that runs that release already: nothing else in it
+    is touched. With extensions, the torch that they were built for is named, in the build that
+    pip tells from others (`+cu118`).
+
+    Args:
+        wheels: PyG's first.
+        interpreter: What the extensions were built with.
+        dest: Where the wheels are.
+        keeps_torch: Whether they are for the environment of that interpreter, whose torch and
+            other packages stay.
+    """
     only_these = set(dest.glob("*.whl")) == {dest / wheel.name for wheel in wheels}
     files = [dest / "*.whl"] if only_these else [dest / wheel.name for wheel in wheels]
     paths = [str(file) if "/" in str(file) else f"./{file}" for file in files]
-    torch = interpreter.torch.split("+")[0]
-    return "pip install " + " ".join(
-        [f"torch=={torch}", *map(shlex.quote, environments.of_its_time(torch)), *paths]
-    )
+    if len(wheels) == 1:
+        return " ".join(["pip install --no-deps", *paths])
+    torch = f"torch=={interpreter.torch_pin}"
+    if keeps_torch:
+        return " ".join(["pip install --no-deps", torch, *paths])
+    of_its_time = map(shlex.quote, environments.of_its_time(interpreter.torch.split("+")[0]))
+    return " ".join(["pip install", torch, *of_its_time, *paths])

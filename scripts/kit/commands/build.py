@@ -1,21 +1,24 @@
 """`build`: build wheels of a patched PyG and of the extensions that it uses."""
 
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 from rich.text import Text
 
 from kit import environments, proving, releases, sources
 from kit.building import cuda as toolkit
 from kit.building import extensions as built
-from kit.building import wheels
+from kit.building import machine, portability, prebuilt, wheels
 from kit.building.cuda import Target
 from kit.building.extensions import Extension
 from kit.console import (
     EXIT_CODES,
     build_progress,
+    find_links_option,
     out,
     progress,
     show_proof,
@@ -31,46 +34,46 @@ from kit.releases import Catalogue, Release
 @click.command(epilog=EXIT_CODES)
 @click.argument("version", metavar="PYG-VERSION")
 @click.option(
+    "--extensions",
+    default="all",
+    show_default=True,
+    metavar="LIST",
+    help="'none' (PyG alone), 'all' (but pyg-lib), or some of torch-scatter, torch-sparse, "
+    "torch-cluster, torch-spline-conv and pyg-lib, with commas between.",
+)
+@find_links_option
+@click.option(
     "--cpu/--cuda",
     "cpu",
     default=None,
-    help="Which build.  [default: --cuda where torch sees a GPU, else --cpu]",
+    help="Which build.  [default: --cuda where torch sees a GPU, or FORCE_CUDA=1; else --cpu]",
 )
 @click.option(
     "--cuda-arch",
     "archs",
     default="",
     metavar="LIST",
-    help="GPU architectures, such as '8.0;9.0'.  [default: those of the GPUs here]",
-)
-@click.option(
-    "--extensions",
-    default="all",
-    show_default=True,
-    metavar="LIST",
-    help="Of torch-scatter, torch-sparse, torch-cluster, torch-spline-conv and pyg-lib those "
-    "to build, with commas between; 'all' (but pyg-lib), or 'none'.",
-)
-@click.option(
-    "--find-links",
-    metavar="LOCATION",
-    help="Take pyg-lib from this wheel index or directory instead of building it from git.",
+    help="GPU architectures, such as '8.0;9.0' or Hopper.  [default: TORCH_CUDA_ARCH_LIST, "
+    "else those of the GPUs here]",
 )
 @click.option(
     "--out",
     "dest",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
-    help="Where to put the wheels.  [default: build/wheels-VERSION-TORCH-BUILD]",
+    help="Where to put the wheels.  [default: build/wheels-VERSION, and -TORCH-BUILD where "
+    "a torch is used]",
 )
 @torch_options
 @source_options
+@click.pass_context
 def build(
+    context: click.Context,
     version: str,
-    cpu: bool | None,
-    archs: str,
     extensions: str,
     find_links: str | None,
+    cpu: bool | None,
+    archs: str,
     dest: Path | None,
     torch: str,
     python: Path | None,
@@ -80,30 +83,43 @@ def build(
 ) -> None:
     """Build wheels of a patched PyG and of the extensions it uses.
 
-    The wheels are installed into a fresh environment and imported; those for CUDA
-    are searched for device code of every architecture. With a GPU at hand, the
-    threaded tests run on it too.
-    """
+    \b
+    The one that most people need takes half a minute, and no torch:
+        scripts/kit.sh build 2.3.1 --extensions none
+    It goes into an environment that runs that release already, and nothing else
+    in there changes.
+
+    The wheels are installed into a fresh environment and imported where there is
+    a torch; those for CUDA are searched for device code of every architecture.
+    With a GPU at hand, the threaded tests run on it too. CXX, MAX_JOBS, CUDA_HOME,
+    FORCE_CUDA and TORCH_CUDA_ARCH_LIST mean what they mean to PyTorch.
+    """  # noqa: D301  # click's mark for a block that is not wrapped
     catalogue = releases.load()
     release = catalogue.find(version)
     chosen = built.select(extensions.replace(",", " ").split())
     if python is None:
         built.check_fit(chosen, torch)  # before anything is installed
+    # PyG itself is the same for each torch: one that is not named is not installed for it.
+    needs_torch = bool(chosen or python or archs or cpu is not None) or (
+        context.get_parameter_source("torch") is not ParameterSource.DEFAULT
+    )
     with progress() as notify:
         source = source_of(kind, git_url, offline, notify)
-        if python is None:
-            python = environments.ensure(torch, environments.current_python(), notify)
-        target = _target(python.absolute(), cpu, re.findall(r"[^;,\s]+", archs))
-        built.check_fit(chosen, target.interpreter.torch)
+        if not needs_torch:
+            target = Target(environments.describe(Path(sys.executable)), None)
+        else:
+            shared = python or environments.ensure(torch, environments.current_python(), notify)
+            target = _target(shared.absolute(), cpu, re.findall(r"[^;,\s]+", archs))
+            built.check_fit(chosen, target.interpreter.torch)
         dest = dest or releases.ROOT / "build" / wheels.folder_name(release, target)
         result = _build(release, catalogue, chosen, target, source, dest, find_links)
-    _show(result, target, dest, catalogue)
+    _show(result, target, dest, catalogue, keeps_torch=python is not None)
 
 
 def _target(python: Path, cpu: bool | None, archs: list[str]) -> Target:
     interpreter = environments.describe(python, with_torch=True)
     if cpu is None:
-        cpu = not interpreter.gpus
+        cpu = not (interpreter.gpus or toolkit.is_forced())
     if cpu and archs:
         raise UsageError("--cuda-arch goes with --cuda.")
     return Target(interpreter, None if cpu else toolkit.find_cuda(interpreter, archs))
@@ -111,9 +127,17 @@ def _target(python: Path, cpu: bool | None, archs: list[str]) -> Target:
 
 @dataclass(frozen=True)
 class _Result:
-    """What was built: the wheels, PyG's first; what was imported; the proof on a GPU."""
+    """What was built.
+
+    Attributes:
+        wheels: PyG's first.
+        prebuilt: The names of those that were not built here.
+        modules: What was imported.
+        proof: That of the threaded tests on a GPU.
+    """
 
     wheels: list[Path]
+    prebuilt: set[str]
     modules: list[str]
     proof: Proof | None
 
@@ -138,28 +162,57 @@ def _build(
         ]
         update(f"PyG {release.version}", "built", True)
     modules = ["torch_geometric", *(extension.module for extension in chosen)]
+    wanted = ["torch_scatter", "torch_sparse"] if release.needs_extensions and not chosen else []
+    if not target.interpreter.torch or machine.find_missing(target.interpreter, wanted):
+        modules = []
     source.notify("Installing the wheels into a fresh environment ...")
     proof = None
     with wheels.installed(made, modules, target) as python:
         if target.cuda is not None and target.interpreter.gpus:
             proof = proving.prove(release, catalogue, source, python, source.notify, device="cuda")
-    return _Result(made, modules, proof)
+    taken = {wheel.name for wheel in compiled if prebuilt.is_prebuilt(wheel)}
+    return _Result(made, taken, modules, proof)
 
 
-def _show(result: _Result, target: Target, dest: Path, catalogue: Catalogue) -> None:
+def _show(
+    result: _Result, target: Target, dest: Path, catalogue: Catalogue, *, keeps_torch: bool
+) -> None:
     interpreter = target.interpreter
-    versions = f"torch {interpreter.torch}, Python {interpreter.version}"
-    out.print(Text.assemble((str(shown(dest)), "bold"), f": for {versions}"))
+    alone = len(result.wheels) == 1
+    fits = f"torch {interpreter.torch}, Python {interpreter.version}"
+    if alone:
+        fits = "each torch and Python that this release runs on"
+    out.print(Text.assemble((str(shown(dest)), "bold"), f": for {fits}"))
     for wheel in result.wheels:
-        out.print(Text(f"  {wheel.name}  {wheel.stat().st_size / 1e6:.1f} MB"))
+        origin = "  prebuilt" if wheel.name in result.prebuilt else ""
+        out.print(Text(f"  {wheel.name}  {wheel.stat().st_size / 1e6:.1f} MB{origin}"))
         if target.cuda is not None and wheel != result.wheels[0]:
             out.print(Text(f"    {toolkit.check_cuda_wheel(wheel, target.cuda)}", style="dim"))
-    out.print(f"Installed and imported: {', '.join(result.modules)}.")
+        if needs := portability.needs(wheel):
+            out.print(Text(f"    {needs}", style="dim"))
+    if not alone and target.cuda is None and interpreter.cuda is not None:
+        out.print(
+            f"torch {interpreter.torch} is a build for CUDA, and what was built here is for CPUs "
+            f"alone: --cuda builds for its GPUs."
+        )
+    if result.modules:
+        out.print(f"Installed and imported: {', '.join(result.modules)}.")
+    else:
+        out.print(
+            "Installed into a fresh environment, and not imported: that takes a torch, and up to "
+            "PyG 2.2.0 torch-scatter and torch-sparse."
+        )
     if result.proof is not None:
         show_proof(result.proof, catalogue)
     elif target.cuda is not None:
         out.print("No GPU is at hand, so the threaded tests did not run on one.")
     out.print("Next:")
-    out.print(Text(f"  {wheels.pip_line(result.wheels, interpreter, shown(dest))}"))
+    line = wheels.pip_line(result.wheels, interpreter, shown(dest), keeps_torch=keeps_torch)
+    out.print(Text(f"  {line}"))
+    if not alone and not keeps_torch:
+        out.print(
+            f"pip replaces any other torch by {interpreter.torch_pin}, which the extensions were "
+            f"built for. --python PATH builds them for the torch of your environment instead."
+        )
     if result.proof is not None and result.proof.problems():
         raise ProofError(" ".join(result.proof.problems()))

@@ -10,10 +10,14 @@ import pytest
 from conftest import World
 from kit import environments
 from kit.building import extensions as building
+from kit.building import machine
 from kit.building.cuda import Target
 
 INTERPRETER = dataclasses.replace(
-    environments.describe(Path(sys.executable)), torch="2.13.0+cpu", cuda=None
+    environments.describe(Path(sys.executable)),
+    torch="2.13.0+cpu",
+    torch_pin="2.13.0+cpu",
+    cuda=None,
 )
 
 
@@ -29,7 +33,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
     monkeypatch.setattr(building, "ROOT", tmp_path)
-    monkeypatch.setattr(building, "_check_machine", lambda target, cache: 2)
+    monkeypatch.setattr(machine, "check", lambda target, cache: 2)
     return folder
 
 
@@ -50,5 +54,7 @@ def torch_stub(world: World, tmp_path: Path) -> dict[str, str]:
         "version = SimpleNamespace(cuda=None)\n"
         "cuda = SimpleNamespace(device_count=lambda: 0)\n"
     )
+    for name in ("torch_scatter", "torch_sparse"):  # which PyG up to 2.2.0 imports
+        (tmp_path / "stub" / f"{name}.py").touch()
     paths = [str(Path(building.__file__).parents[2]), str(tmp_path / "stub")]
     return {"PYTHONPATH": os.pathsep.join(paths)}

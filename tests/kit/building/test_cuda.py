@@ -32,7 +32,7 @@ CUDA_TORCH = dataclasses.replace(INTERPRETER, torch="2.14.1+cu130", cuda="13.0")
 def test_cuda_is_found_behind_a_wrapper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home = make_toolkit(tmp_path / "cuda-13.0")
     script(tmp_path / "bin" / "nvcc", f'exec {home}/bin/nvcc "$@"\n')
-    for name in ("CUDA_HOME", "CUDA_PATH"):
+    for name in ("CUDA_HOME", "CUDA_PATH", "TORCH_CUDA_ARCH_LIST"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
     (tmp_path / "packages" / "nvidia" / "cu13" / "include").mkdir(parents=True)
@@ -52,6 +52,43 @@ def test_a_cpu_build_is_one_where_a_gpu_is_at_hand() -> None:
 
 
 @pytest.mark.parametrize(
+    "archs, variable, gpus, expected",
+    [
+        ([], "8.0;9.0+PTX", ("7.5",), ("8.0", "9.0+PTX")),
+        ([], "8.0 8.6", (), ("8.0", "8.6")),
+        (["9.0"], "8.0", (), ("9.0",)),
+        ([], "native", ("7.5", "7.5"), ("7.5",)),
+        (["Hopper"], "", (), ("9.0+PTX",)),
+        ([], "Volta;Ampere", (), ("7.0+PTX", "8.0", "8.6+PTX")),
+    ],
+)
+def test_architectures_as_pytorch_means_them(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    archs: list[str],
+    variable: str,
+    gpus: tuple[str, ...],
+    expected: tuple[str, ...],
+) -> None:
+    home = make_toolkit(tmp_path / "cuda")
+    monkeypatch.setenv("CUDA_HOME", str(home))
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", variable)
+    # The flags that torch makes of its names.
+    flags = {
+        "Hopper": "-gencode=arch=compute_90,code=sm_90 -gencode=arch=compute_90,code=compute_90",
+        "Volta": "-gencode=arch=compute_70,code=sm_70 -gencode=arch=compute_70,code=compute_70",
+        "Ampere": "-gencode=arch=compute_80,code=sm_80 -gencode=arch=compute_86,code=sm_86 "
+        "-gencode=arch=compute_86,code=compute_86",
+    }
+    cases = "".join(f"{name}) echo '{line} .';;\n" for name, line in flags.items())
+    python = script(
+        tmp_path / "python", f'case "$TORCH_CUDA_ARCH_LIST" in\n{cases}*) exit 1;; esac'
+    )
+    torch = dataclasses.replace(CUDA_TORCH, path=python, gpus=gpus)
+    assert builds.find_cuda(torch, archs).archs == expected
+
+
+@pytest.mark.parametrize(
     "torch, toolkit, archs, error, said",
     [
         (INTERPRETER, "13.0", ["9.0"], ToolError, "torch 2.13.0[+]cpu is a CPU build"),
@@ -59,6 +96,7 @@ def test_a_cpu_build_is_one_where_a_gpu_is_at_hand() -> None:
         (CUDA_TORCH, "12.4", ["9.0"], ToolError, "is 12.4, and torch 2.14.1.cu130 is built with"),
         (CUDA_TORCH, "13.0", [], UsageError, "No GPU was found, so its architecture must be named"),
         (CUDA_TORCH, "13.0", ["sm_90"], UsageError, "'sm_90' is not an architecture"),
+        (CUDA_TORCH, "13.0", ["Grasshopper"], UsageError, "'Grasshopper' is not an architecture"),
     ],
 )
 def test_cuda_refusals(
@@ -73,6 +111,7 @@ def test_cuda_refusals(
     if toolkit is not None:
         make_toolkit(tmp_path / "cuda", toolkit)
     monkeypatch.setenv("CUDA_HOME", str(tmp_path / "cuda"))
+    monkeypatch.delenv("TORCH_CUDA_ARCH_LIST", raising=False)
     with pytest.raises(error, match=said):
         builds.find_cuda(torch, archs)
 

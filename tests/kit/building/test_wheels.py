@@ -1,6 +1,7 @@
 """The wheel of a patched PyG, and `build` as a person calls it."""
 
 import dataclasses
+import functools
 import hashlib
 import os
 import shutil
@@ -14,6 +15,8 @@ import pytest
 from conftest import AFTER, BEFORE, LAYER, World
 from kit import sources
 from kit.building import wheels as pyg_wheels
+from kit.building.cuda import Target
+from kit.commands import build as command
 from kit.releases import Catalogue
 from packaging.specifiers import SpecifierSet
 
@@ -32,7 +35,9 @@ def test_build_a_patched_pyg(
     before = wheel.read_bytes()
     assert world.run("build", *arguments, "--out", tmp_path / "out", env=torch_stub).returncode == 0
     assert wheel.read_bytes() == before
-    assert f"pip install torch==2.13.0 {tmp_path / 'out'}/*.whl" in result.stdout
+    # That wheel alone: whatever torch is there stays.
+    assert result.stdout.splitlines()[-1] == f"  pip install --no-deps {tmp_path / 'out'}/*.whl"
+    assert "for each torch and Python that this release runs on" in result.stdout
     assert "Installed and imported: torch_geometric." in result.stdout
     site = tmp_path / "site"
     command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(site)]
@@ -103,16 +108,49 @@ def test_refusals_with_a_torch(
     assert said in result.stderr
 
 
+def test_pyg_alone_wants_no_torch(world: World, tmp_path: Path) -> None:
+    arguments = ["1.8.0", "--source", "sdist", "--extensions", "none", "--out", tmp_path / "out"]
+    result = world.run("build", *arguments)
+    assert result.returncode == 0, result.stderr
+    assert "not imported: that takes a torch" in result.stdout
+    assert result.stdout.splitlines()[-1] == f"  pip install --no-deps {tmp_path / 'out'}/*.whl"
+    assert "Installing torch" not in result.stderr
+
+
 def test_pip_line(tmp_path: Path) -> None:
     wheels = [tmp_path / "a.whl", tmp_path / "b.whl"]
     for wheel in wheels:
         wheel.touch()
-    line = pyg_wheels.pip_line(wheels, INTERPRETER, tmp_path)
-    assert line == f"pip install torch==2.13.0 {tmp_path}/*.whl"
+    line = functools.partial(pyg_wheels.pip_line, wheels, keeps_torch=False)
+    assert line(INTERPRETER, tmp_path) == f"pip install torch==2.13.0+cpu {tmp_path}/*.whl"
     # Not what somebody else has put there.
     (tmp_path / "other.whl").touch()
-    old = dataclasses.replace(INTERPRETER, torch="1.13.1+cu117")
-    line = pyg_wheels.pip_line(wheels, old, tmp_path)
-    assert line == (
-        f"pip install torch==1.13.1 'numpy<2' 'setuptools<70' {tmp_path}/a.whl {tmp_path}/b.whl"
+    old = dataclasses.replace(INTERPRETER, torch="1.13.1+cu117", torch_pin="1.13.1")
+    both = f"{tmp_path}/a.whl {tmp_path}/b.whl"
+    assert line(old, tmp_path) == f"pip install torch==1.13.1 'numpy<2' 'setuptools<70' {both}"
+    # In the environment that they were built in, nothing else is touched.
+    ngc = dataclasses.replace(INTERPRETER, torch="2.1.0a0+32f93b1", torch_pin="2.1.0a0+32f93b1")
+    assert line(ngc, tmp_path, keeps_torch=True) == (
+        f"pip install --no-deps torch==2.1.0a0+32f93b1 {both}"
     )
+
+
+def test_what_is_printed_of_extensions(
+    tmp_path: Path, catalogue: Catalogue, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = [tmp_path / "a.whl", tmp_path / "b.whl"]
+    for wheel in made:
+        wheel.touch()
+    cuda = {"torch": "2.1.0+cu118", "torch_pin": "2.1.0+cu118", "cuda": "11.8"}
+    torch = dataclasses.replace(INTERPRETER, **cuda)
+    result = command._Result(made, {"b.whl"}, ["torch_geometric"], None)
+    for keeps in (False, True):
+        command._show(result, Target(torch, None), tmp_path, catalogue, keeps_torch=keeps)
+        printed = capsys.readouterr().out
+        assert "b.whl  0.0 MB  prebuilt\n" in printed
+        assert "a.whl  0.0 MB\n" in printed
+        assert (
+            "torch 2.1.0+cu118 is a build for CUDA, and what was built here is for CPUs" in printed
+        )
+        assert "torch==2.1.0+cu118 " in printed
+        assert ("pip replaces any other torch by 2.1.0+cu118" in printed) is not keeps
