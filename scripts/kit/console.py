@@ -246,12 +246,21 @@ def find_python(
     return with_extensions(shared, cache, offline=offline) if extensions else shared
 
 
-def with_extensions(shared: Path, cache: Path, *, offline: bool = False) -> Path:
+def with_extensions(
+    shared: Path, cache: Path, *, names: str = "all", offline: bool = False
+) -> Path:
     """Returns the environment that has the extensions as well, and shows how they are built."""
     with build_progress() as update:
         target = Target(environments.describe(shared, with_torch=True), None)
         location = os.environ.get("PYG_THREADSAFE_FIND_LINKS")
-        return built.ensure_environment(target, cache, update, offline=offline, find_links=location)
+        return built.ensure_environment(
+            target,
+            cache,
+            update,
+            names=names.replace(",", " ").split(),
+            offline=offline,
+            find_links=location,
+        )
 
 
 def show_proof(proof: Proof, catalogue: Catalogue) -> None:

@@ -49,19 +49,21 @@ class Extension:
         return self.name.replace("-", "_")
 
 
-def pinned() -> dict[str, Extension]:
-    """Reads `extensions.toml`: the extensions by name, the longest build first."""
-    records = read_toml(PINS)["extension"]
-    return {record["name"]: Extension(**record) for record in records}
+def pinned() -> dict[str, list[Extension]]:
+    """Reads `extensions.toml`: versions by extension, the newest and the longest build first."""
+    versions: dict[str, list[Extension]] = {}
+    for record in read_toml(PINS)["extension"]:
+        versions.setdefault(record["name"], []).append(Extension(**record))
+    return versions
 
 
 def select(names: Sequence[str]) -> list[Extension]:
-    """Returns the extensions that a command line names: `all` for those on PyPI, `none`.
+    """Returns what a command line names, in the newest version: `all` for those on PyPI, `none`.
 
     Raises:
         UsageError: If a name is unknown.
     """
-    known = pinned()
+    known = {name: versions[0] for name, versions in pinned().items()}
     chosen: set[str] = set()
     for name in names:
         if name not in (*known, "all", "none"):
@@ -73,18 +75,26 @@ def select(names: Sequence[str]) -> list[Extension]:
     return [extension for extension in known.values() if extension.name in chosen]
 
 
-def check_fit(extensions: Sequence[Extension], torch: str) -> None:
-    """Checks that extensions build with a version of torch.
+def fit(extensions: Sequence[Extension], torch: str) -> list[Extension]:
+    """Returns the newest pinned versions of extensions that build with a version of torch.
 
     Raises:
-        UsageError: If one does not.
+        UsageError: If an extension has none.
     """
+    versions = pinned()
+    fitting = []
     for extension in extensions:
-        if not SpecifierSet(extension.torch).contains(torch, prereleases=True):
+        known = versions[extension.name]
+        fits = [e for e in known if SpecifierSet(e.torch).contains(torch, prereleases=True)]
+        if not fits:
+            oldest = known[-1]
             raise UsageError(
-                f"{extension.label}, which is pinned, does not fit torch {torch}: it needs torch "
-                f"{extension.torch}. Name another torch with --torch."
+                f"{oldest.label}, the oldest version of it that is pinned, does not fit torch "
+                f"{torch}: it needs torch {oldest.torch}. Name another torch with --torch, or "
+                f"leave it out with --extensions."
             )
+        fitting.append(fits[0])
+    return fitting
 
 
 def build_extensions(
@@ -175,6 +185,7 @@ def ensure_environment(
     cache: Path,
     progress: Progress,
     *,
+    names: Sequence[str] = ("all",),
     offline: bool = False,
     find_links: str | None = None,
 ) -> Path:
@@ -184,14 +195,14 @@ def ensure_environment(
         target: Its interpreter is that of a shared environment, beside which this one is made.
         cache: The download cache, which holds wheels too.
         progress: Is told how it goes.
+        names: The extensions, as `select` takes them.
         offline: Whether to use the cache alone.
         find_links: As for `build_extensions`.
 
     Raises:
         KitError: As `build_extensions` does.
     """
-    chosen = select(["all"])
-    check_fit(chosen, target.interpreter.torch)
+    chosen = fit(select(names), target.interpreter.torch)
     wheels = build_extensions(
         chosen, target, cache, progress, offline=offline, find_links=find_links
     )

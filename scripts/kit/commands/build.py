@@ -98,7 +98,7 @@ def build(
     release = catalogue.find(version)
     chosen = built.select(extensions.replace(",", " ").split())
     if python is None:
-        built.check_fit(chosen, torch)  # before anything is installed
+        built.fit(chosen, torch)  # before anything is installed
     # PyG itself is the same for each torch: one that is not named is not installed for it.
     needs_torch = bool(chosen or python or archs or cpu is not None) or (
         context.get_parameter_source("torch") is not ParameterSource.DEFAULT
@@ -110,7 +110,7 @@ def build(
         else:
             shared = python or environments.ensure(torch, environments.current_python(), notify)
             target = _target(shared.absolute(), cpu, re.findall(r"[^;,\s]+", archs))
-            built.check_fit(chosen, target.interpreter.torch)
+            chosen = built.fit(chosen, target.interpreter.torch)
         dest = dest or releases.ROOT / "build" / wheels.folder_name(release, target)
         result = _build(release, catalogue, chosen, target, source, dest, find_links)
     _show(result, target, dest, catalogue, keeps_torch=python is not None)

@@ -11,10 +11,14 @@ from kit.console import EXIT_CODES, progress, torch_options, with_extensions
 @click.command(epilog=EXIT_CODES)
 @torch_options
 @click.option(
-    "--extensions", is_flag=True, help="With torch-scatter and its like, built where need be."
+    "--extensions",
+    is_flag=False,
+    flag_value="all",
+    metavar="[LIST]",
+    help="With torch-scatter and its like, built where need be; all of them, or those named.",
 )
 @click.option("--link", is_flag=True, help="Let the environment of --python import from it.")
-def env(torch: str, python: Path | None, extensions: bool, link: bool) -> None:
+def env(torch: str, python: Path | None, extensions: str | None, link: bool) -> None:
     """Make the shared environment for a torch, and print its interpreter.
 
     --python names the interpreter to make it with.
@@ -23,7 +27,7 @@ def env(torch: str, python: Path | None, extensions: bool, link: bool) -> None:
     with progress() as notify:
         shared = environments.ensure(torch, base, notify)
     if extensions:
-        shared = with_extensions(shared, sources.default_cache())
+        shared = with_extensions(shared, sources.default_cache(), names=extensions)
     if link:
         environments.link(base, *environments.packages(shared))
     click.echo(shared)

@@ -258,11 +258,17 @@ def test_select() -> None:
 
 
 def test_an_extension_that_does_not_fit_the_torch() -> None:
-    building.check_fit(building.select(["all"]), "2.13.0+cpu")
-    with pytest.raises(UsageError, match=r"torch-sparse 0\.6\.18, which is pinned, does not fit"):
-        building.check_fit(building.select(["all"]), "1.9.0")
+    newest = building.select(["all"])
+    assert building.fit(newest, "2.13.0+cpu") == newest
+    # Each torch has the versions of its time.
+    old = building.fit(building.select(["torch-sparse", "torch-scatter"]), "1.12.1+cu102")
+    assert [e.label for e in old] == ["torch-sparse 0.6.15", "torch-scatter 2.0.9"]
+    oldest = building.fit(building.select(["torch-sparse", "torch-scatter"]), "1.9.1+cu102")
+    assert [e.label for e in oldest] == ["torch-sparse 0.6.12", "torch-scatter 2.0.9"]
+    with pytest.raises(UsageError, match=r"torch-sparse 0\.6\.12, .* does not fit torch 1\.8\.0"):
+        building.fit(building.select(["all"]), "1.8.0")
     with pytest.raises(UsageError, match=r"pyg-lib .* needs torch >=2.10"):
-        building.check_fit(building.select(["pyg-lib"]), "2.9.1")
+        building.fit(building.select(["pyg-lib"]), "2.9.1")
 
 
 def test_stop_ends_what_waits_for_its_turn() -> None:

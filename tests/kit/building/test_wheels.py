@@ -80,7 +80,7 @@ def test_a_release_that_is_on_pypi_as_a_wheel_only(
     [
         (["1.8.7"], 2, "nearest releases are 1.8.0 and 1.9.0"),
         (["1.8.0", "--extensions", "torch-scater"], 2, "There is no extension 'torch-scater'"),
-        (["1.8.0", "--torch", "1.9.0"], 2, "does not fit torch 1.9.0"),
+        (["1.8.0", "--torch", "1.8.0"], 2, "does not fit torch 1.8.0"),
         (["1.8.0", "--python", sys.executable], 5, "Name a Python 3 that has torch"),
     ],
 )
