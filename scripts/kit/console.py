@@ -61,7 +61,8 @@ class _Place(click.Path):
         return super().convert(cast("str", value), param, ctx)
 
 
-PLACE = _Place(path_type=Path)
+# What may not be read is told by whoever reads it, as a state of the tree.
+PLACE = _Place(path_type=Path, readable=False)
 
 out = _console(stderr=False)
 err = _console(stderr=True)

@@ -148,6 +148,25 @@ def receipt_file(tree: Path) -> Path:
     return (info_of(tree) or tree / "torch_geometric") / receipts.NAME
 
 
+def conda_record(tree: Path) -> Path | None:
+    """Returns conda's record of the package that a PyG belongs to; None where there is none.
+
+    The record has a hash of each file. Conda does not read them where it removes or replaces a
+    package; `conda doctor` does.
+
+    Args:
+        tree: The directory that holds the PyG.
+    """
+    # The prefix is above lib/python3.11/site-packages, and above Lib/site-packages on Windows.
+    for prefix in list(tree.parents)[:3]:
+        for record in sorted((prefix / "conda-meta").glob("*.json")):
+            with contextlib.suppress(OSError, ValueError, AttributeError):
+                files = json.loads(record.read_text(encoding="utf-8")).get("files") or ()
+                if (tree / VERSION_FILE).relative_to(prefix).as_posix() in files:
+                    return record
+    return None
+
+
 def keeps_books(tree: Path, *, is_installed: bool) -> bool:
     """Whether an installed PyG has books of its own: not where it is the sources themselves."""
     return is_installed and is_installation(tree)

@@ -1,5 +1,6 @@
 """The installed PyG: what is one, what it says of itself, and what pip makes of it afterwards."""
 
+import json
 import os
 import py_compile
 import shutil
@@ -196,6 +197,35 @@ def test_metadata_that_an_image_has_dropped(world: World, tmp_path: Path) -> Non
     assert (site / "torch_geometric" / receipts.NAME).exists()
     assert world.apply("--tree", site, "--reverse").returncode == 0
     assert tree_of(site) == before
+
+
+def test_installed_by_conda(world: World, tmp_path: Path) -> None:
+    """Conda's own record is not the kit's to write: what it says of the files is told."""
+    prefix = tmp_path / "prefix"
+    site = prefix / "lib" / "python3.11" / "site-packages"
+    write(site, library("1.8.0"))
+    (site / INFO).mkdir()
+    (site / INFO / "METADATA").write_text("Name: torch_geometric\nVersion: 1.8.0\n")
+    record = prefix / "conda-meta" / "pyg-1.8.0-py311_0.json"
+    files = [f"lib/python3.11/site-packages/{path}" for path in library("1.8.0")]
+    others = {"broken": "{", "list": "[]", "python": json.dumps({"files": ["bin/python"]})}
+    write(record.parent, {f"{name}.json": text for name, text in others.items()})
+    record.write_text(json.dumps({"name": "pyg", "files": files}))
+    before = tree_of(prefix)
+    result = world.apply("--tree", site)
+    assert result.returncode == 0, result.stderr
+    assert f"{record} still has the hashes of the released files" in result.stdout
+    assert (site / LAYER).read_text() == AFTER
+    assert tree_of(record.parent) == {
+        path.removeprefix("conda-meta/"): content
+        for path, content in before.items()
+        if path.startswith("conda-meta/")
+    }
+    result = world.apply("--tree", site, "--reverse")
+    assert (result.returncode, str(record) in result.stdout) == (0, False), result.stderr
+    assert tree_of(prefix) == before
+    record.unlink()
+    assert "conda" not in world.apply("--tree", site).stdout.replace(str(site), "")
 
 
 def test_an_editable_install(world: World, python: Path, tree: Path) -> None:

@@ -1,9 +1,12 @@
 """Where releases come from: git, PyPI, the cache."""
 
+import contextlib
+import http.server
 import os
 import shutil
 import socket
 import subprocess
+import threading
 import time
 import zlib
 from collections.abc import Callable
@@ -280,6 +283,57 @@ def test_a_server_that_stalls(
             if url in " ".join(child.info["cmdline"] or ()) and child.status() != "zombie"
         ]
         assert alive == []
+
+
+@pytest.mark.parametrize("kind", ["git", "sdist"])
+def test_a_server_that_trickles(
+    catalogue: Catalogue,
+    world: World,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+) -> None:
+    """Each byte comes in time, and all of them never: no limit of a single read is reached."""
+    stop = threading.Event()
+    sent = []
+
+    class Trickle(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.send_header("Content-Length", "1000000")
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                while not stop.wait(0.05):
+                    self.wfile.write(b" ")
+                    sent.append(self.path)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Trickle)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}/pyg"
+    monkeypatch.setattr(sources, "FETCH_TIMEOUT", 4.0)
+    monkeypatch.setenv("PIP_FIND_LINKS", url)
+    source = sources.Source(sources.Kind(kind), url, False, world.cache, lambda message: None)
+    start = time.monotonic()
+    try:
+        with pytest.raises(SourceError, match=r"within 4 s"):
+            sources.materialize(catalogue.find("1.8.0"), source, tmp_path / "pyg")
+    finally:
+        stop.set()
+        server.shutdown()
+        server.server_close()
+    assert sent and time.monotonic() - start < 60
+    alive = [
+        command
+        for child in psutil.Process().children(recursive=True)
+        if child.status() != psutil.STATUS_ZOMBIE and (command := " ".join(child.cmdline()))
+        if url in command or " download " in command
+    ]
+    assert alive == []
+    assert [path for path in world.cache.rglob("*.tar.gz")] == []
 
 
 def test_a_relative_address(world: World, tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import signal
 import stat
+import struct
 import subprocess
 import sys
 import threading
@@ -17,6 +19,7 @@ from conftest import (
     BEFORE,
     LAYER,
     NEW_TEST,
+    VERSION_FILE,
     World,
     git,
     refused,
@@ -272,6 +275,53 @@ def test_owner_mode_and_attributes_stay(tree: Path, catalogue: Catalogue) -> Non
     assert os.listxattr(layer) == attributes
     assert stat.S_IMODE((tree / NEW_TEST).stat().st_mode) == 0o640
     assert time.time() - state.st_mtime < 60
+
+
+def test_an_access_control_list_stays(tree: Path, catalogue: Catalogue) -> None:
+    """With which a service may read a file that is neither its own nor of its group."""
+    entries = [(1, 6, -1), (2, 4, 1234), (4, 4, -1), (16, 4, -1), (32, 0, -1)]
+    acl = struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *entry) for entry in entries)
+    try:
+        os.setxattr(tree / LAYER, "system.posix_acl_access", acl)
+    except OSError as error:
+        pytest.skip(f"this file system has no access control lists: {error.strerror}")
+    patches = catalogue.find("1.8.0").patches
+    for reverse, text in ((False, AFTER), (True, BEFORE)):
+        patching.apply(tree, patching.plan(tree, patches), reverse=reverse)
+        assert (tree / LAYER).read_text() == text
+        assert os.getxattr(tree / LAYER, "system.posix_acl_access") == acl
+
+
+@pytest.mark.parametrize(
+    "path", ["", "torch_geometric", "torch_geometric/nn/conv", LAYER, VERSION_FILE]
+)
+@pytest.mark.parametrize("mode", [0o000, 0o555])
+def test_what_may_not_be_read_or_written(world: World, tree: Path, path: str, mode: int) -> None:
+    """As a user without the rights of root, which pass over all modes."""
+    place = tree / path
+    if mode and place.is_file():
+        pytest.skip("a file is replaced: its directory is what has to be written")
+    command, env = world.command("apply", "1.8.0", "--tree", tree)
+    if os.geteuid() == 0:
+        setpriv = shutil.which("setpriv")
+        if setpriv is None:
+            pytest.skip("root cannot give up its rights: setpriv is missing")
+        # No others either: what root may do to the files of others, a user may not.
+        command = [setpriv, "--bounding-set", "-all", *command]
+    before, old = tree_of(tree), stat.S_IMODE(place.stat().st_mode)
+    place.chmod(mode)
+    try:
+        result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    finally:
+        place.chmod(old)
+    if mode and path == "torch_geometric":
+        # Nothing is made there: what is changed lies below.
+        assert result.returncode == 0, result.stderr
+        assert (tree / LAYER).read_text() == AFTER
+        return
+    assert result.returncode in (4, 5)
+    refused(result, result.returncode, str(tree))
+    assert tree_of(tree) == before
 
 
 def test_a_file_that_cannot_keep_its_owner(

@@ -182,6 +182,12 @@ def _show_report(report: Report, release: Release, catalogue: Catalogue, how: Ho
     elif how.check:
         out.print("Nothing was changed (--check).")
     elif report.is_installed:
+        record = installations.conda_record(report.tree)
+        if record is not None and not how.reverse:
+            out.print(
+                f"{record} still has the hashes of the released files: 'conda doctor' names the "
+                f"patched ones as altered."
+            )
         out.print("Restart the service: a Python that runs has the old code in memory.")
     elif report.is_checkout and not how.reverse:
         _show_next(tree, release)
