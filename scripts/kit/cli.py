@@ -19,10 +19,12 @@ from kit.commands.bench import bench
 from kit.commands.build import build
 from kit.commands.doctor import doctor
 from kit.commands.env import env
+from kit.commands.mutate import mutate
 from kit.commands.packages import run_packages
 from kit.commands.prove import prove
 from kit.commands.refresh import refresh
 from kit.commands.report import report
+from kit.commands.soak import soak
 from kit.commands.upstream import upstream
 from kit.commands.validate import validate
 from kit.commands.zoo import zoo
@@ -124,6 +126,8 @@ for command in (
     upstream,
     report,
     run_packages,
+    soak,
+    mutate,
     zoo,
 ):
     cli.add_command(command)

@@ -17,7 +17,7 @@ import sys
 import traceback
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Callable
 
 import torch
 
@@ -58,42 +58,53 @@ def count(outcomes: list[str]) -> dict[str, int]:
     }
 
 
-def stress_in_fork(test: ModuleType) -> list[str]:
-    """Stresses a layer in a fork of this process, which a race may end or stop for good.
+def in_fork(function: Callable[[], Any], seconds: float) -> tuple[Any, str]:
+    """Calls a function in a fork of this process, which it may end or stop for good.
 
-    Masks of another graph make torch-scatter read past the end of a tensor, for one; and the
-    `Module.to()` of an explanation waits for a parameter's lock with the GIL held, while a
-    prediction holds that lock and waits for the GIL (seen with torch 2.13.0, PyG 2.0.2). Then
-    all calls have ended with the process.
+    Returns:
+        What the function returned, which JSON can hold, and how the fork ended; that is empty
+        where the function returned.
     """
     reader, writer = os.pipe()
     process = os.fork()
     if process == 0:
         try:
-            outcomes = test.stress(num_threads=STRESS_THREADS, num_calls=STRESS_CALLS)
+            answer = json.dumps(function())
             with os.fdopen(writer, "w") as stream:
-                json.dump(outcomes, stream)
+                stream.write(answer)
             os._exit(0)
         except BaseException:
             traceback.print_exc()
             os._exit(1)
     os.close(writer)
     # The fork writes once, at its end; a death closes the pipe.
-    hung = not select.select([reader], [], [], STRESS_SECONDS)[0]
+    hung = not select.select([reader], [], [], seconds)[0]
     if hung:
         os.kill(process, signal.SIGKILL)
     with os.fdopen(reader) as stream:
         answer = stream.read()
     _, status = os.waitpid(process, 0)
     if hung:
-        return ["the threads wait for each other"] * STRESS_THREADS * STRESS_CALLS
+        return None, "the threads wait for each other"
     if os.WIFSIGNALED(status):
-        return [f"the process died of signal {os.WTERMSIG(status)}"] * STRESS_THREADS * STRESS_CALLS
+        return None, f"the process died of signal {os.WTERMSIG(status)}"
     if status:
         raise SystemExit("The threads did not end; see above.")
-    outcomes = json.loads(answer)
-    assert isinstance(outcomes, list)
-    return outcomes
+    return json.loads(answer), ""
+
+
+def stress_in_fork(test: ModuleType) -> list[str]:
+    """Stresses a layer in a fork of this process.
+
+    Masks of another graph make torch-scatter read past the end of a tensor, for one; and the
+    `Module.to()` of an explanation waits for a parameter's lock with the GIL held, while a
+    prediction holds that lock and waits for the GIL (seen with torch 2.13.0, PyG 2.0.2). Then
+    all calls have ended with the process.
+    """
+    outcomes, end = in_fork(
+        lambda: test.stress(num_threads=STRESS_THREADS, num_calls=STRESS_CALLS), STRESS_SECONDS
+    )
+    return [end] * STRESS_THREADS * STRESS_CALLS if end else list(outcomes)
 
 
 def move_to(test: ModuleType, device: str) -> None:

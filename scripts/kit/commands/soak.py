@@ -1,0 +1,100 @@
+"""`soak`: many threads share one model with every patched layer."""
+
+import json
+from pathlib import Path
+
+import click
+
+from kit import pages, proofs, releases, soaking
+from kit.console import (
+    EXIT_CODES,
+    find_python,
+    out,
+    print_path,
+    progress,
+    source_of,
+    source_options,
+    table,
+    torch_options,
+)
+from kit.errors import ProofError
+from kit.releases import Catalogue
+
+
+@click.command(epilog=EXIT_CODES)
+@click.argument("version", metavar="[PYG-VERSION]", required=False)
+@source_options
+@torch_options
+@click.option(
+    "--minutes",
+    type=click.FloatRange(min=0.01),
+    default=soaking.MINUTES,
+    show_default=True,
+    help="For how long.",
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(min=2),
+    default=soaking.THREADS,
+    show_default=True,
+    help="How many threads share the model.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print all of it for a program.")
+@click.option("--record", is_flag=True, help="Write what was measured to docs/proofs.md.")
+def soak(
+    version: str | None,
+    torch: str,
+    python: Path | None,
+    minutes: float,
+    threads: int,
+    as_json: bool,
+    record: bool,
+    kind: str,
+    git_url: str,
+    offline: bool,
+) -> None:
+    """Let many threads share one model with every patched layer, for minutes on end.
+
+    First on the pristine release, until a call is not right, which shows that the soak finds
+    what it looks for; then on the patched one. Each result is compared bit for bit with that
+    of one thread, and the memory of the process is sampled. Without PYG-VERSION, the newest
+    release is taken.
+
+    Exits with 1 where a call is not right, a thread does not end, or the memory grows by more
+    than 8 MiB after the first fifth of the time (judged from two minutes on).
+    """
+    catalogue = releases.load()
+    release = catalogue.find(version or "latest")
+    with progress() as notify:
+        source = source_of(kind, git_url, offline, notify)
+        python = find_python(release, python, torch, source.cache, offline=offline)
+        soaked = soaking.soak(
+            release, catalogue, source, python, notify, minutes=minutes, threads=threads
+        )
+    if as_json:
+        out.print(json.dumps(soaked.as_json(), indent=1))
+    else:
+        _show(soaked, catalogue)
+    if record:
+        command = f"scripts/kit.sh soak {release.version} --record"
+        for file in proofs.record(soaking.DATA, soaked.as_json(), pages.stamp(command), catalogue):
+            print_path(file)
+    if soaked.problems():
+        raise ProofError(" ".join(soaked.problems()))
+
+
+def _show(soaked: soaking.Soak, catalogue: Catalogue) -> None:
+    versions = f"torch {soaked.torch}, Python {soaked.python}"
+    out.print(
+        f"PyG {soaked.release}, {versions}: {soaked.threads} threads shared one model for "
+        f"{soaked.seconds:.0f} s"
+    )
+    rows = table("layer", right=("calls", "right", "crashed", "silently wrong"))
+    for layer, ended in soaked.calls.items():
+        counts = (f"{ended[key]:,}" for key in ("calls", "right", "crashed", "silently_wrong"))
+        rows.add_row(catalogue.classes[layer], *counts)
+    out.print(rows)
+    if soaked.growth is None:
+        out.print(f"Too short to judge the memory: at least {soaking.JUDGED_FROM:g} minutes.")
+    else:
+        out.print(f"Memory after the first fifth: {soaked.growth / 2**20:+.1f} MiB")
