@@ -11,7 +11,7 @@ from typing import NoReturn
 import click
 from rich.text import Text
 
-from kit import interrupts
+from kit import __version__, interrupts
 from kit.commands.add_release import add_release
 from kit.commands.apply import apply
 from kit.commands.audit import audit
@@ -30,6 +30,9 @@ from kit.commands.validate import validate
 from kit.commands.zoo import zoo
 from kit.console import EXIT_CODES, err
 from kit.errors import KitError, ToolError, UsageError
+
+# With it, the shell asks for what completes a line: click has it.
+COMPLETE = "_PYG_THREADSAFE_COMPLETE"
 
 
 def main() -> NoReturn:
@@ -57,7 +60,9 @@ def main() -> NoReturn:
 
 def _run() -> int:
     try:
-        return cli.main(prog_name="scripts/kit.sh", standalone_mode=False) or 0
+        return (
+            cli.main(prog_name="scripts/kit.sh", complete_var=COMPLETE, standalone_mode=False) or 0
+        )
     except KitError as error:
         _fail(str(error), error.exit_code)
     except click.ClickException as error:
@@ -104,6 +109,7 @@ def _fail(message: str, code: int) -> NoReturn:
 @click.group(
     epilog=EXIT_CODES, invoke_without_command=True, context_settings={"max_content_width": 80}
 )
+@click.version_option(__version__, message="pyg-threadsafe %(version)s")
 @click.pass_context
 def cli(context: click.Context) -> None:
     """Thread-safety patches for PyTorch Geometric (PyG)."""

@@ -2,10 +2,11 @@
 
 import contextlib
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypedDict, TypeVar, cast
 
 import click
 from rich.console import Console
@@ -31,6 +32,30 @@ Exit codes:
   5    this machine lacks something: git, Python 3.10, torch, disk space, ...
   130  interrupted; the tree is as it was
 """
+
+
+class _Help(TypedDict):
+    help: str
+    short_help: str
+    epilog: str
+
+
+def help_of(text: str, *examples: str, exits: str) -> _Help:
+    """Returns what a verb says of itself: what it is for, examples, and its own exit codes.
+
+    Args:
+        text: A sentence or two; the first one stands in the list of verbs.
+        examples: Command lines, each with what it does behind a #.
+        exits: The exit codes that this verb has reasons for, beside those of all.
+    """
+    lines = ["\b", *(f"$ scripts/{example}" for example in examples), "", text]
+    # The list of verbs has room for a clause.
+    first = re.split(r"[.,] |\.$", text)[0] + "."
+    return {
+        "help": "\n".join(lines),
+        "short_help": first,
+        "epilog": f"Exit codes: {exits}.",
+    }
 
 
 class _Console(Console):
@@ -167,10 +192,14 @@ def torch_options(command: Command) -> Command:
             "--python",
             type=click.Path(path_type=Path),
             metavar="PATH",
-            help="Use this interpreter, with its own torch, instead.",
+            help="An interpreter with a torch of its own.",
         ),
         click.option(
-            "--torch", default=environments.TORCH, show_default=True, help="The version of torch."
+            "--torch",
+            default=environments.TORCH,
+            show_default=True,
+            metavar="X",
+            help="Its version.",
         ),
     ):
         command = option(command)
@@ -181,8 +210,7 @@ find_links_option = click.option(
     "--find-links",
     envvar="PYG_THREADSAFE_FIND_LINKS",
     metavar="LOCATION",
-    help="Take the wheels of extensions from this wheel index or directory, where they fit. "
-    "[default: PYG_THREADSAFE_FIND_LINKS, else none]",
+    help="Take extensions from this index or directory.",
 )
 
 git_url_option = click.option(
@@ -190,23 +218,26 @@ git_url_option = click.option(
     default=sources.UPSTREAM,
     envvar="PYG_THREADSAFE_GIT_URL",
     metavar="URL",
-    help="The git repository to fetch from.  [default: upstream on GitHub]",
+    hidden=True,
+    help="Fetch from here instead of GitHub.",
 )
 
 
-def source_options(command: Command) -> Command:
+def source_options(command: Command, *, hidden: bool = False) -> Command:
     """Adds `--source`, `--git-url` and `--offline`."""
     for option in (
-        click.option("--offline", is_flag=True, help="Use the download cache alone."),
+        click.option(
+            "--offline", is_flag=True, hidden=hidden, help="Use the download cache alone."
+        ),
         git_url_option,
         click.option(
             "--source",
             "kind",
             type=click.Choice([kind.value for kind in sources.Kind]),
             default="auto",
+            hidden=hidden,
             envvar="PYG_THREADSAFE_SOURCE",
-            help="Where to get PyG from: its git repository, its sdist on PyPI, or "
-            "(auto) git where it answers within seconds, else the sdist.",
+            help="Where PyG comes from; auto: git if it answers.",
         ),
     ):
         command = option(command)

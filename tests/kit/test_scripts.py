@@ -348,7 +348,7 @@ def test_apply_names_its_options() -> None:
     assert "Exit codes:" in result.stderr
     result = run([ROOT / "scripts" / "apply.sh", "--help"])
     assert result.returncode == 0
-    for option in ("--dest", "--source", "--git-url", "--tree", "--only", "--check", "--reverse"):
+    for option in ("--dest", "--source", "--tree", "--only", "--check", "--reverse"):
         assert option in result.stdout
     for option in ("--offline", "--list", "--help", "Exit codes"):
         assert option in result.stdout

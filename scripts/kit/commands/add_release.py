@@ -5,20 +5,25 @@ from rich.text import Text
 
 from kit import adding, releases
 from kit.adding import Addition
-from kit.console import EXIT_CODES, git_url_option, out, progress, source_of
+from kit.console import git_url_option, help_of, out, progress, source_of
 from kit.errors import shown
 
 
-@click.command("add-release", epilog=EXIT_CODES)
+@click.command(
+    "add-release",
+    **help_of(
+        "Pin a new PyG release or nightly build. Its archive comes from PyPI, its commit from "
+        "the git repository; the patches that fit it, blob for blob, are taken.",
+        "kit.sh add-release 2.8.2 --check    # show the record",
+        "kit.sh add-release 2.8.2            # write it",
+        exits="3 no such release; 4 patches/ is not as committed",
+    ),
+)
 @click.argument("version", metavar="PYG-VERSION")
 @git_url_option
 @click.option("--check", is_flag=True, help="Write nothing, show the record.")
 def add_release(version: str, check: bool, git_url: str) -> None:
-    """Pin a new PyG release or nightly build.
-
-    Its archive comes from PyPI, its commit from the git repository. The patches that
-    fit it, blob for blob, are taken; what a person must decide is listed at the end.
-    """
+    """Pins a new PyG release or nightly build."""
     catalogue = releases.load()
     with progress() as notify:
         addition = adding.add(version, catalogue, source_of("auto", git_url, False, notify))

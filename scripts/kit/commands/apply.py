@@ -11,49 +11,54 @@ from rich.text import Text
 from kit import applying, installations, patching, releases
 from kit.applying import How, Report
 from kit.audit.running import user_python
-from kit.console import EXIT_CODES, PLACE, out, progress, source_of, source_options
+from kit.console import PLACE, help_of, out, progress, source_of, source_options
 from kit.errors import ProofError, UsageError, shown
 from kit.patching import State
 from kit.releases import Catalogue, Release
 
 
-@click.command(epilog=EXIT_CODES)
+@click.command(
+    **help_of(
+        "Make a PyG release safe to share between threads. PYG-VERSION is one from "
+        "1.7.1 on, 'latest' or 'nightly'.",
+        "apply.sh --installed         # the PyG of the active environment",
+        "apply.sh --python PATH       # the one that this Python imports",
+        "apply.sh 2.3.1               # a fresh tree, in build/pyg-2.3.1",
+        exits="1 --check: something would change; 3 no download; 4 the tree",
+    )
+)
 @click.argument("version", required=False, metavar="[PYG-VERSION]")
 @click.option(
     "--dest",
     type=PLACE,
     metavar="DIR",
-    help="Where to make the patched PyG.  [default: build/pyg-VERSION]",
+    help="Make it here.  [default: build/pyg-VERSION]",
 )
 @source_options
 @click.option(
     "--tree",
     type=PLACE,
     metavar="DIR",
-    help="Patch this checkout, source tree or site-packages instead of making one.",
+    help="Patch this checkout, source or site-packages.",
 )
-@click.option("--installed", is_flag=True, help="Patch the PyG of the active environment.")
+@click.option("--installed", is_flag=True, help="Patch that of the active environment.")
 @click.option(
     "--python",
     type=PLACE,
     metavar="PATH",
-    help="Patch the PyG that this interpreter imports; implies --installed.",
+    help="Patch the PyG that this Python imports.",
 )
-@click.option(
-    "--only", multiple=True, metavar="SERIES", help="Take this series alone. May be repeated."
-)
+@click.option("--only", multiple=True, metavar="SERIES", help="This series alone. Repeatable.")
 @click.option(
     "--with",
     "added",
     multiple=True,
     metavar="SERIES",
-    help="Take this series as well, which is off by default. May be repeated.",
+    help="This one too, off by default. Repeatable.",
 )
-@click.option(
-    "--check", is_flag=True, help="Change nothing. The exit code says whether anything would be."
-)
+@click.option("--check", is_flag=True, help="Change nothing, say what would be.")
 @click.option("--reverse", is_flag=True, help="Take the patches out again.")
-@click.option("--list", "show_list", is_flag=True, help="List the releases, or the patches of one.")
+@click.option("--list", "show_list", is_flag=True, help="List releases, or patches of one.")
 def apply(
     version: str | None,
     dest: Path | None,
@@ -69,13 +74,7 @@ def apply(
     git_url: str,
     offline: bool,
 ) -> None:
-    """Make a PyG release safe to share between threads.
-
-    PYG-VERSION is a release from 1.7.1 on, 'latest', or 'nightly'. Of a tree and of an
-    installed PyG, it may be left out: their content says which release it is. Without
-    either, the result is a git repository: first the pristine release, then one commit
-    a patch.
-    """
+    """Makes a PyG release safe to share between threads."""
     catalogue = releases.load()
     if show_list and version is not None:
         _list_patches(catalogue.find(version))

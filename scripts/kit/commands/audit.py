@@ -1,5 +1,6 @@
 """`audit`: say whether threads can share a model, or the layers of a PyG."""
 
+import functools
 import json
 import shlex
 import tempfile
@@ -16,9 +17,9 @@ from kit.audit import advice, outside, page, running, survey, text
 from kit.audit.model import Options, audit_model
 from kit.audit.verdict import Verdict, Word, is_allowed, judge
 from kit.console import (
-    EXIT_CODES,
     Command,
     find_python,
+    help_of,
     out,
     print_path,
     progress,
@@ -38,80 +39,88 @@ def _model_options(command: Command) -> Command:
             "json_file",
             type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
             metavar="FILE",
-            help="Write all of it as JSON, too; with -, print that alone.",
+            help="Write it as JSON; with -, print that alone.",
         ),
         click.option(
             "--allow",
             multiple=True,
-            metavar="CLASS.ATTRIBUTE",
-            help="Do not count this one, which you know to be harmless. Repeatable; CLASS.* for "
-            "all of a class, @FILE for one a line.",
+            metavar="CLASS.NAME",
+            help="It is harmless. Repeatable; CLASS.*, @FILE.",
         ),
         click.option(
             "--tolerance",
             type=float,
             default=0.0,
             metavar="X",
-            help="How far two results of one call may differ, as on a GPU.  [default: not a bit]",
+            help="How far two results of a call may differ.",
         ),
+        click.option("--grad", is_flag=True, hidden=True, help="Record gradients."),
         click.option(
-            "--grad", is_flag=True, help="Record gradients: the model computes with them."
-        ),
-        click.option(
-            "--calls", type=int, metavar="N", help="How many calls threads make of the model."
+            "--calls", type=int, metavar="N", hidden=True, help="How many calls threads make."
         ),
         click.option(
             "--method",
             "methods",
             multiple=True,
-            metavar="NAME[=MODULE:FACTORY]",
-            help="Call this method, on inputs of its own. Repeatable.  [default: forward, and what "
-            "PyG documents, such as encode of a VGAE]",
+            metavar="NAME[=M:F]",
+            help="Call this one (on inputs of M:F). Repeatable.",
         ),
         click.option(
             "--explainer",
             metavar="MODULE:FACTORY",
-            help="Explain the model meanwhile, with what this returns for it: an Explainer of "
-            "PyG's, or a function, called with the arguments of the model.",
+            help="Explain it meanwhile, with what this returns.",
         ),
         click.option(
             "--inputs",
             metavar="MODULE:FACTORY",
-            help="What returns arguments for the model: a tuple, a dictionary, or one value; "
-            "other ones in each call.",
+            help="Its arguments: a tuple, a dict, one value.",
         ),
-        click.option(
-            "--model", metavar="MODULE:FACTORY", help="Audit the model that this returns."
-        ),
+        click.option("--model", metavar="MODULE:FACTORY", help="Audit what this returns."),
     ):
         command = option(command)
     return command
 
 
-@click.command(epilog=EXIT_CODES)
-@click.argument("version", required=False, metavar="PYG-VERSION")
+@click.command(
+    **help_of(
+        "Say whether threads can share a model, or the layers of a PyG. Safe: of all that the "
+        "Python code of these calls writes, no call took another one's. It cannot know what other "
+        "inputs do, nor what C++ keeps.",
+        "kit.sh audit --model serving:get_model --inputs serving:get_inputs",
+        "kit.sh audit 2.8.1           # or --installed, or --path DIR",
+        exits="1 not safe, or not shown to be",
+    )
+)
+@click.argument("version", required=False, metavar="[PYG-VERSION]")
 @_model_options
-@click.option("--installed", is_flag=True, help="Audit the PyG of your own environment.")
+@click.option("--installed", is_flag=True, help="The PyG of your own environment.")
 @click.option(
     "--path",
     "tree",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Audit this checkout, source tree or site-packages.",
+    help="That of a checkout or site-packages.",
 )
-@click.option("--static", is_flag=True, help="Read the sources alone, and run nothing.")
-@click.option("--all", "show_all", is_flag=True, help="Show what threads can live with, too.")
+@click.option("--static", is_flag=True, hidden=True, help="Read the sources, run nothing.")
+@click.option("--all", "show_all", is_flag=True, hidden=True, help="Show what is harmless, too.")
 @click.option(
-    "--survey", "all_releases", is_flag=True, help="Audit every release, into docs/audit.md."
+    "--survey",
+    "all_releases",
+    is_flag=True,
+    hidden=True,
+    help="Audit every release, into docs/audit.md.",
 )
 @click.option(
     "--outside",
     "only_outside",
     is_flag=True,
+    hidden=True,
     help="Of the survey, only what changes a model from outside.",
 )
-@click.option("--render", is_flag=True, help="Make docs/audit.md anew from docs/audit.json.")
-@source_options
+@click.option(
+    "--render", is_flag=True, hidden=True, help="Make docs/audit.md anew from docs/audit.json."
+)
+@functools.partial(source_options, hidden=True)
 @torch_options
 def audit(
     version: str | None,
@@ -137,18 +146,7 @@ def audit(
     git_url: str,
     offline: bool,
 ) -> None:
-    """Say whether threads can share a model, or the layers of a PyG.
-
-    With --model, your own model is called, in your own environment (--python, or the
-    active one), from the directory that you are in. "Safe" means: of all that the Python
-    code of these calls writes, no call took what another one had written, in every
-    interleaving that was tried. It cannot know of inputs that take another way (it says
-    what the source can write there), nor of what C++ keeps (it says "not shown to be safe").
-    With --explainer, others predict while one thread explains the model, and explain it.
-
-    The layers of a PyG are read for writes to `self` that a forward pass can reach, and
-    each one is called in the same way.
-    """
+    """Says whether threads can share a model, or the layers of a PyG."""
     asked = [version, installed, tree, model, all_releases, only_outside, render]
     if sum(map(bool, asked)) != 1:
         raise UsageError(

@@ -8,8 +8,8 @@ import click
 from kit import environments, pages, releases
 from kit.bench import cases, measure, page
 from kit.console import (
-    EXIT_CODES,
     find_python,
+    help_of,
     out,
     print_path,
     progress,
@@ -22,7 +22,15 @@ from kit.errors import ProofError, UsageError
 from kit.releases import Catalogue
 
 
-@click.command(epilog=EXIT_CODES)
+@click.command(
+    **help_of(
+        "Measure what the patches cost, against what people run instead. Without a version, "
+        "it makes docs/performance.md anew (eight minutes).",
+        "kit.sh bench 2.4.0           # the layers of a release, printed",
+        "kit.sh bench --part threads  # a part of the page",
+        exits="1 a layer costs more; 3 no download; 5 no torch",
+    )
+)
 @click.argument("version", metavar="[PYG-VERSION]", required=False)
 @source_options
 @torch_options
@@ -32,11 +40,12 @@ from kit.releases import Catalogue
     "parts",
     multiple=True,
     type=click.Choice([*measure.PARTS, measure.LARGE, measure.FREE_THREADED]),
-    help="Measure this part of the page, and keep the others. May be repeated. The last two are "
-    "not among those by default: 'large' takes twenty minutes, and 'free-threaded' needs a "
-    "--python without the GIL.",
+    metavar="PART",
+    help=f"Repeatable: {', '.join([*measure.PARTS, measure.LARGE, measure.FREE_THREADED])}.",
 )
-@click.option("--render", is_flag=True, help="Draw the page anew from docs/performance.json.")
+@click.option(
+    "--render", is_flag=True, hidden=True, help="Draw the page anew from docs/performance.json."
+)
 def bench(
     version: str | None,
     torch: str,
@@ -48,12 +57,7 @@ def bench(
     git_url: str,
     offline: bool,
 ) -> None:
-    """Measure what the patches cost, against what people run instead.
-
-    With a version, times the layers of that release, and prints the ratios.
-    Without one, measures what docs/performance.md shows, save for the parts 'large' and
-    'free-threaded' (eight minutes), and writes that page with its pictures.
-    """
+    """Measures what the patches cost, against what people run instead."""
     catalogue = releases.load()
     if version is not None and (parts or render):
         raise UsageError("--part and --render are for the page: name no PYG-VERSION with them.")

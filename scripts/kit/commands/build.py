@@ -16,9 +16,9 @@ from kit.building import machine, portability, prebuilt, wheels
 from kit.building.cuda import Target
 from kit.building.extensions import Extension
 from kit.console import (
-    EXIT_CODES,
     build_progress,
     find_links_option,
+    help_of,
     out,
     progress,
     show_proof,
@@ -31,38 +31,42 @@ from kit.proving import Proof
 from kit.releases import Catalogue, Release
 
 
-@click.command(epilog=EXIT_CODES)
+@click.command(
+    **help_of(
+        "Build wheels of a patched PyG and of the extensions it uses. They are installed into "
+        "a fresh environment, and imported.",
+        "kit.sh build 2.3.1 --extensions none                  # PyG alone",
+        "kit.sh build 2.3.1 --cuda --cuda-arch '8.0;9.0' --torch 2.14.1",
+        exits="1 a wheel is not right; 3 no download; 5 no compiler",
+    )
+)
 @click.argument("version", metavar="PYG-VERSION")
 @click.option(
     "--extensions",
     default="all",
-    show_default=True,
     metavar="LIST",
-    help="'none' (PyG alone), 'all' (but pyg-lib), or some of torch-scatter, torch-sparse, "
-    "torch-cluster, torch-spline-conv and pyg-lib, with commas between.",
+    help="Names, 'none', or 'all' (but pyg-lib).",
 )
 @find_links_option
 @click.option(
     "--cpu/--cuda",
     "cpu",
     default=None,
-    help="Which build.  [default: --cuda where torch sees a GPU, or FORCE_CUDA=1; else --cpu]",
+    help="[default: --cuda where torch sees a GPU, or FORCE_CUDA=1]",
 )
 @click.option(
     "--cuda-arch",
     "archs",
     default="",
     metavar="LIST",
-    help="GPU architectures, such as '8.0;9.0' or Hopper.  [default: TORCH_CUDA_ARCH_LIST, "
-    "else those of the GPUs here]",
+    help="Architectures: '8.0;9.0', Hopper.  [default: the GPUs here]",
 )
 @click.option(
     "--out",
     "dest",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
-    help="Where to put the wheels.  [default: build/wheels-VERSION, and -TORCH-BUILD where "
-    "a torch is used]",
+    help="Where the wheels go.  [default: build/wheels-*]",
 )
 @torch_options
 @source_options
@@ -81,19 +85,7 @@ def build(
     git_url: str,
     offline: bool,
 ) -> None:
-    """Build wheels of a patched PyG and of the extensions it uses.
-
-    \b
-    The one that most people need takes half a minute, and no torch:
-        scripts/kit.sh build 2.3.1 --extensions none
-    It goes into an environment that runs that release already, and nothing else
-    in there changes.
-
-    The wheels are installed into a fresh environment and imported where there is
-    a torch; those for CUDA are searched for device code of every architecture.
-    With a GPU at hand, the threaded tests run on it too. CXX, MAX_JOBS, CUDA_HOME,
-    FORCE_CUDA and TORCH_CUDA_ARCH_LIST mean what they mean to PyTorch.
-    """  # noqa: D301  # click's mark for a block that is not wrapped
+    """Builds wheels of a patched PyG and of the extensions it uses."""
     catalogue = releases.load()
     release = catalogue.find(version)
     chosen = built.select(extensions.replace(",", " ").split())

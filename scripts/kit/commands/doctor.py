@@ -9,12 +9,20 @@ from rich.text import Text
 
 from kit import diagnosis, releases
 from kit.audit.running import user_python
-from kit.console import EXIT_CODES, PLACE, out
+from kit.console import PLACE, help_of, out
 from kit.diagnosis import Diagnosis
 from kit.errors import ProofError, TreeError, UsageError
 
 
-@click.command(epilog=EXIT_CODES)
+@click.command(
+    **help_of(
+        "Say whether the PyG of an environment is patched, and what to do. It changes nothing: "
+        "a gate for a Dockerfile, an entrypoint or a readiness check.",
+        "kit.sh doctor                # the active environment",
+        "kit.sh doctor --python PATH  # another one",
+        exits="0 all is patched, 1 something is not, 4 a file was changed",
+    )
+)
 @click.argument("version", required=False, metavar="[PYG-VERSION]")
 @click.option(
     "--installed", is_flag=True, help="Look at the PyG of the active environment.  [default]"
@@ -27,11 +35,7 @@ from kit.errors import ProofError, TreeError, UsageError
 def doctor(
     version: str | None, installed: bool, tree: Path | None, python: Path | None, as_json: bool
 ) -> None:
-    """Say whether the PyG of an environment is patched, and what to do.
-
-    It changes nothing. The exit code is 0 only where everything is patched that the kit
-    patches in this release: for a Dockerfile, an entrypoint or a readiness check.
-    """
+    """Says whether the PyG of an environment is patched."""
     if tree is not None and (installed or python is not None):
         raise UsageError("--tree and --installed exclude each other.")
     catalogue = releases.load()

@@ -7,8 +7,8 @@ import click
 
 from kit import mutating, pages, proofs, releases
 from kit.console import (
-    EXIT_CODES,
     find_python,
+    help_of,
     out,
     print_path,
     progress,
@@ -21,7 +21,16 @@ from kit.errors import ProofError
 from kit.releases import Catalogue
 
 
-@click.command(epilog=EXIT_CODES)
+@click.command(
+    **help_of(
+        "Put the fault back into each patched layer, and see its threaded test catch it. In five "
+        "ways: an attribute of the layer, a class attribute, a global of the module, a cache that "
+        "is not thread-safe, a lock left out.",
+        "kit.sh mutate                # a release of each era",
+        "kit.sh mutate 2.3.1 --rounds 10",
+        exits="1 a test misses a mutant, or fails on the layer as patched",
+    )
+)
 @click.argument("versions", metavar="[PYG-VERSION]...", nargs=-1)
 @source_options
 @torch_options
@@ -30,7 +39,7 @@ from kit.releases import Catalogue
     type=click.IntRange(min=1),
     default=mutating.MUTANT_ROUNDS,
     show_default=True,
-    help="How often each mutant is tried; the layer as patched ten times as often.",
+    help="Of each mutant; ten times as many as patched.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print all of it for a program.")
 @click.option("--record", is_flag=True, help="Write what was seen to docs/proofs.md.")
@@ -45,14 +54,7 @@ def mutate(
     git_url: str,
     offline: bool,
 ) -> None:
-    """Put the fault back into each patched layer, and see its threaded test catch it.
-
-    In five ways: an attribute of the layer, a class attribute, a global of the module, a cache
-    that is not thread-safe, a lock left out. Without PYG-VERSION, a release of each era.
-
-    Exits with 1 where a test misses a mutant in one of its rounds, or fails on the layer as
-    patched.
-    """
+    """Puts the fault back into each patched layer, and sees its threaded test catch it."""
     catalogue = releases.load()
     chosen = [catalogue.find(version) for version in versions or mutating.ERAS]
     done: list[mutating.Mutation] = []

@@ -6,11 +6,20 @@ from pathlib import Path
 import click
 
 from kit import environments, packages, pages, releases
-from kit.console import EXIT_CODES, out, print_path, progress, source_of, source_options, table
+from kit.console import help_of, out, print_path, progress, source_of, source_options, table
 from kit.errors import ProofError
 
 
-@click.command("packages", epilog=EXIT_CODES)
+@click.command(
+    "packages",
+    **help_of(
+        "Run other people's packages, on the released and on the patched PyG. Without a "
+        "PACKAGE, all that are pinned in scripts/kit/packages.toml.",
+        "kit.sh packages",
+        "kit.sh packages --record     # into docs/packages.md",
+        exits="1 a result differs; 3 no download; 5 no torch",
+    ),
+)
 @click.argument("names", metavar="[PACKAGE]...", nargs=-1)
 @source_options
 @click.option(
@@ -20,12 +29,7 @@ from kit.errors import ProofError
 def run_packages(
     names: tuple[str, ...], torch: str, record: bool, kind: str, git_url: str, offline: bool
 ) -> None:
-    """Run other people's packages on the released and on the patched PyG.
-
-    Without a PACKAGE, all that are pinned in scripts/kit/packages.toml: their own tests, or
-    their models, on the releases that they ask for. Installs them on first use, into an
-    environment of their own.
-    """
+    """Runs other people's packages on the released and on the patched PyG."""
     pinned = packages.load()
     chosen = packages.choose(pinned, names)
     catalogue = releases.load()

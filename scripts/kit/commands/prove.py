@@ -7,8 +7,8 @@ import click
 
 from kit import proving, releases, transactions
 from kit.console import (
-    EXIT_CODES,
     find_python,
+    help_of,
     progress,
     show_proof,
     source_of,
@@ -18,17 +18,25 @@ from kit.console import (
 from kit.errors import ProofError, TreeError
 
 
-@click.command(epilog=EXIT_CODES)
+@click.command(
+    **help_of(
+        "Show the race on a pristine release, and its absence once patched. Two threads are "
+        "forced to interleave, then eight share a layer, on both trees; both are timed.",
+        "kit.sh prove 2.3.1",
+        "kit.sh prove 2.3.1 --no-latency --json -",
+        exits="1 not proved; 3 no download; 5 no torch, no compiler",
+    )
+)
 @click.argument("version", metavar="PYG-VERSION")
 @source_options
 @torch_options
-@click.option("--latency/--no-latency", default=True, help="Whether to time both trees as well.")
+@click.option("--latency/--no-latency", default=True, help="Time both trees, too.")
 @click.option(
     "--json",
     "json_file",
     type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
     metavar="FILE",
-    help="Write the measurements to this file as JSON; '-' for the terminal.",
+    help="Write it as JSON; with -, print that alone.",
 )
 def prove(
     version: str,
@@ -40,11 +48,7 @@ def prove(
     git_url: str,
     offline: bool,
 ) -> None:
-    """Show the race on a pristine release, and its absence once patched.
-
-    Two threads are forced to interleave, then eight threads share a layer, on the
-    pristine tree and on the patched one. Then the latency of both is compared.
-    """
+    """Shows the race on a pristine release, and its absence once patched."""
     catalogue = releases.load()
     release = catalogue.find(version)
     to_terminal = str(json_file) == "-"

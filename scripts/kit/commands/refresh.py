@@ -4,10 +4,18 @@ import click
 from rich.text import Text
 
 from kit import refreshing, releases
-from kit.console import EXIT_CODES, out, progress, source_of, source_options
+from kit.console import help_of, out, progress, source_of, source_options
 
 
-@click.command(epilog=EXIT_CODES)
+@click.command(
+    **help_of(
+        "Carry a change of a patch over to its older variants. Change the newest patch of a "
+        "series, and call this: what differs from COMMIT is merged into each older one. Where "
+        "it conflicts, both sides are marked in a file below build/.",
+        "kit.sh refresh gatv2_conv",
+        exits="3 no download; 4 a patch cannot be read",
+    )
+)
 @click.argument("series", metavar="SERIES")
 @click.option(
     "--from",
@@ -33,14 +41,7 @@ def refresh(
     git_url: str,
     offline: bool,
 ) -> None:
-    """Carry a change of a patch over to its older variants.
-
-    Change the newest patch of a series, by hand or by git, and call this. What differs
-    from COMMIT, in its hunks and in its message, is merged into each older patch of the
-    series, and nothing else: what those do in another way stays, and so do their From,
-    Date and Releases. Where it conflicts, both sides are marked in a file below build/,
-    and the patch stays as it is: resolve them there, and call this again.
-    """
+    """Carries a change of a patch over to its older variants."""
     catalogue = releases.load()
     with progress() as notify:
         source = source_of(kind, git_url, offline, notify)

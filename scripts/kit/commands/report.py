@@ -5,11 +5,18 @@ from pathlib import Path
 import click
 
 from kit import pages, releases, status, status_pictures
-from kit.console import EXIT_CODES, out, print_path
+from kit.console import help_of, out, print_path
 from kit.errors import ProofError
 
 
-@click.command(epilog=EXIT_CODES)
+@click.command(
+    **help_of(
+        "Gather the results of the matrix into docs/status.md, with pictures. The environments "
+        "of tox leave them in build/matrix.",
+        "kit.sh report",
+        exits="1 an environment failed; 3 results are missing",
+    )
+)
 @click.option(
     "--results",
     type=click.Path(path_type=Path),
@@ -28,10 +35,7 @@ from kit.errors import ProofError
     help="Make the page even where environments of the default list have not run.",
 )
 def report(results: Path, render: bool, partial: bool) -> None:
-    """Gather the results of the matrix into docs/status.md, with a picture.
-
-    The environments of tox leave their results in build/matrix.
-    """
+    """Gathers the results of the matrix into docs/status.md, with a picture."""
     catalogue = releases.load()
     if render:
         gathered = status.load(status.DATA)

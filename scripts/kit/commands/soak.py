@@ -7,8 +7,8 @@ import click
 
 from kit import pages, proofs, releases, soaking
 from kit.console import (
-    EXIT_CODES,
     find_python,
+    help_of,
     out,
     print_path,
     progress,
@@ -21,7 +21,16 @@ from kit.errors import ProofError
 from kit.releases import Catalogue
 
 
-@click.command(epilog=EXIT_CODES)
+@click.command(
+    **help_of(
+        "Let many threads share one model with every patched layer, for minutes on end. First on "
+        "the pristine release, until a call is not right; then on the patched one: each result "
+        "has to be the one of a single thread, bit for bit, and memory must not grow.",
+        "kit.sh soak                  # the newest release, for ten minutes",
+        "kit.sh soak 2.3.1 --minutes 1",
+        exits="1 a wrong call, a thread that does not end, or memory that grows",
+    )
+)
 @click.argument("version", metavar="[PYG-VERSION]", required=False)
 @source_options
 @torch_options
@@ -37,7 +46,7 @@ from kit.releases import Catalogue
     type=click.IntRange(min=2),
     default=soaking.THREADS,
     show_default=True,
-    help="How many threads share the model.",
+    help="That share the model.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print all of it for a program.")
 @click.option("--record", is_flag=True, help="Write what was measured to docs/proofs.md.")
@@ -53,16 +62,7 @@ def soak(
     git_url: str,
     offline: bool,
 ) -> None:
-    """Let many threads share one model with every patched layer, for minutes on end.
-
-    First on the pristine release, until a call is not right, which shows that the soak finds
-    what it looks for; then on the patched one. Each result is compared bit for bit with that
-    of one thread, and the memory of the process is sampled. Without PYG-VERSION, the newest
-    release is taken.
-
-    Exits with 1 where a call is not right, a thread does not end, or the memory grows by more
-    than 8 MiB after the first fifth of the time (judged from two minutes on).
-    """
+    """Lets many threads share one model with every patched layer, for minutes on end."""
     catalogue = releases.load()
     release = catalogue.find(version or "latest")
     with progress() as notify:

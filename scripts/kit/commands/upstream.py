@@ -9,9 +9,9 @@ from rich.text import Text
 
 from kit import environments, pages, releases, sources
 from kit.console import (
-    EXIT_CODES,
     find_python,
     git_url_option,
+    help_of,
     out,
     print_path,
     progress,
@@ -24,7 +24,16 @@ from kit.upstream import branch, checks, page, prepared, repository, topics
 from kit.upstream.prepared import Prepared
 
 
-@click.group("upstream", epilog=EXIT_CODES, invoke_without_command=True)
+@click.group(
+    "upstream",
+    invoke_without_command=True,
+    **help_of(
+        "Prepare and check pull requests for PyG, and backports for a fork of it.",
+        "kit.sh upstream list",
+        "kit.sh upstream prepare transformer_conv",
+        exits="1 a check failed; 3 no download; 4 the clone",
+    ),
+)
 @click.pass_context
 def upstream(context: click.Context) -> None:
     """Prepare and check pull requests for PyG, and backports for a fork of it."""
@@ -33,7 +42,14 @@ def upstream(context: click.Context) -> None:
         context.exit(UsageError.exit_code)
 
 
-@upstream.command("list", epilog=EXIT_CODES)
+@upstream.command(
+    "list",
+    **help_of(
+        "List the pull requests that there are to be made.",
+        "kit.sh upstream list",
+        exits="4 a topic cannot be read",
+    ),
+)
 def list_topics() -> None:
     """List the pull requests that there are to be made."""
     for topic in topics.load():
@@ -52,7 +68,16 @@ def list_topics() -> None:
     )
 
 
-@upstream.command("prepare", epilog=EXIT_CODES)
+@upstream.command(
+    "prepare",
+    **help_of(
+        "Make the branch, the patches and the description of a pull request. Nothing is pushed: "
+        "the commands that do so are printed. Your own work tree and branches are left alone.",
+        "kit.sh upstream prepare transformer_conv",
+        "kit.sh upstream prepare backport-2.3.1 --repo DIR --base REF",
+        exits="3 no download; 4 the clone, or a conflict",
+    ),
+)
 @click.argument("topic", metavar="TOPIC")
 @click.option(
     "--repo",
@@ -77,12 +102,7 @@ def list_topics() -> None:
 def prepare(
     topic: str, repo: Path | None, git_url: str, base: str | None, number: int | None
 ) -> None:
-    """Make the branch, the patches and the description of a pull request.
-
-    Nothing is pushed: the commands that do so are printed. Your own work tree and
-    branches are left alone, and where main conflicts with a patch, both sides are
-    shown, and nothing is made.
-    """
+    """Makes the branch, the patches and the description of a pull request."""
     catalogue = releases.load()
     release = topics.find_backport(topic, catalogue)
     made: Prepared | None
@@ -123,19 +143,22 @@ def _show_branch(made: Prepared) -> None:
             out.print(Text(f"    {shown(file)}"))
 
 
-@upstream.command("check", epilog=EXIT_CODES)
+@upstream.command(
+    "check",
+    **help_of(
+        "Check a prepared branch as upstream's CI would, and that it does what it says: linters, "
+        "upstream's tests, the new ones fifty times and once without the fix, the reproducer.",
+        "kit.sh upstream check transformer_conv",
+        exits="1 a check failed; 4 there is no branch yet; 5 no torch",
+    ),
+)
 @click.argument("topic", metavar="TOPIC")
 @torch_options
 @click.option(
     "--record", is_flag=True, help="Time it too, and keep all in docs/upstream.md (minutes)."
 )
 def check_topic(topic: str, torch: str, python: Path | None, record: bool) -> None:
-    """Check a prepared branch as upstream's CI would, and that it does what it says.
-
-    yapf, isort, flake8 and ruff as upstream pins and sets them; upstream's tests of
-    what is changed, before and after, with FULL_TEST=1 and without; the new tests
-    fifty times, and once without the fix; the reproducer, before and after.
-    """
+    """Checks a prepared branch."""
     catalogue = releases.load()
     release = topics.find_backport(topic, catalogue) or catalogue.find("nightly")
     if not topic.startswith(topics.BACKPORT):

@@ -6,23 +6,24 @@ import click
 from rich.text import Text
 
 from kit import releases, validating
-from kit.console import EXIT_CODES, err, out, progress, source_of, source_options
+from kit.console import err, help_of, out, progress, source_of, source_options
 from kit.errors import ProofError, TreeError
 
 
-@click.command(epilog=EXIT_CODES)
+@click.command(
+    **help_of(
+        "Check that every patch applies to its pinned releases. Each one is applied and "
+        "reversed; the content before and after must be what the patches record. --source sdist"
+        " leaves out the patches to upstream's own tests.",
+        "kit.sh validate",
+        "kit.sh validate 2.4.0 gatv2_conv   # these releases and series alone",
+        exits="1 a fault in patches/; 3 no download",
+    )
+)
 @click.argument("names", nargs=-1, metavar="[PYG-VERSION | SERIES]...")
 @source_options
 def validate(names: tuple[str, ...], kind: str, git_url: str, offline: bool) -> None:
-    """Check that every patch applies to its pinned releases.
-
-    Each release is made from its source, and its patches are applied and reversed;
-    the content before and after must be what the patches record. Only a git
-    checkout has upstream's tests, so --source sdist leaves out the patches to them.
-
-    Versions and series restrict that: of both, the patches of these series are checked
-    on these releases. Nothing else is downloaded.
-    """
+    """Checks that every patch applies to its pinned releases."""
     try:
         catalogue = releases.load()
     except TreeError as error:

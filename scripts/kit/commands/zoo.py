@@ -7,11 +7,18 @@ import click
 
 from kit import pages
 from kit import zoo as core
-from kit.console import EXIT_CODES, out, print_path
+from kit.console import help_of, out, print_path
 from kit.errors import ProofError
 
 
-@click.command(epilog=EXIT_CODES)
+@click.command(
+    **help_of(
+        "Gather what the audit says of tests/zoo into docs/zoo.md. The environments of 'tox run"
+        " -m zoo' leave it in build/zoo.",
+        "kit.sh zoo",
+        exits="1 an answer is not right; 3 results are missing",
+    )
+)
 @click.option(
     "--results",
     type=click.Path(path_type=Path),
@@ -25,11 +32,7 @@ from kit.errors import ProofError
     help="Make the page anew from docs/zoo.json, and gather nothing.",
 )
 def zoo(results: Path, render: bool) -> None:
-    """Gather what the audit says of models whose truth is known into docs/zoo.md.
-
-    The environments of `tox run -m zoo` leave it in build/zoo. Exits with 1 where an
-    answer is not right.
-    """
+    """Gathers what the audit says of models whose truth is known into docs/zoo.md."""
     gathered = core.load() if render else core.gather(results)
     for file in pages.write({core.DATA: core.dump(gathered), core.PAGE: core.render(gathered)}):
         print_path(file)

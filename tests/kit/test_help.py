@@ -1,0 +1,69 @@
+"""What each verb says of itself: one screen, examples first, its own exit codes."""
+
+import re
+import subprocess
+from collections.abc import Iterator
+
+import click
+import pytest
+from kit import __version__
+from kit.cli import cli
+from kit.releases import ROOT
+
+
+def verbs(group: click.Group, path: str = "") -> Iterator[tuple[str, click.Command]]:
+    for name, command in group.commands.items():
+        yield f"{path}{name}", command
+        if isinstance(command, click.Group):
+            yield from verbs(command, f"{name} ")
+
+
+VERBS = dict(verbs(cli))
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_one_screen(verb: str) -> None:
+    context = click.Context(VERBS[verb], info_name=f"scripts/kit.sh {verb}", max_content_width=80)
+    lines = VERBS[verb].get_help(context).splitlines()
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 80
+    # Examples first, which name this verb; exit codes last.
+    assert re.match(rf"  \$ scripts/(kit\.sh {verb}|apply\.sh)", lines[2])
+    assert any(line.startswith("  Exit codes: ") for line in lines[-2:])
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_examples_parse(verb: str) -> None:
+    """Each option in an example is one of the verb's."""
+    options = {
+        name for option in VERBS[verb].params for name in option.opts + option.secondary_opts
+    }
+    for example in re.findall(r"^\$ (.*?)(?: #.*)?$", VERBS[verb].help or "", re.M):
+        assert set(re.findall(r"(?<= )--[\w-]+", example)) <= options
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_what_may_be_left_out_is_in_brackets(verb: str) -> None:
+    for parameter in VERBS[verb].params:
+        if isinstance(parameter, click.Argument):
+            shown = parameter.make_metavar(click.Context(VERBS[verb]))
+            assert shown.startswith("[") is not parameter.required
+
+
+def run(*arguments: str, **env: str) -> str:
+    command = [ROOT / "scripts" / "kit.sh", *arguments]
+    environment = {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", **env}
+    return subprocess.run(
+        command, env=environment, check=True, capture_output=True, text=True
+    ).stdout
+
+
+def test_version() -> None:
+    assert run("--version") == f"pyg-threadsafe {__version__}\n"
+    changelog = (ROOT / "CHANGELOG.md").read_text()
+    assert f"\n## {__version__}" in changelog
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion(shell: str) -> None:
+    assert "_PYG_THREADSAFE_COMPLETE" in run(_PYG_THREADSAFE_COMPLETE=f"{shell}_source")
