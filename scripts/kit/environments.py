@@ -25,6 +25,9 @@ PROGRAMS = Path(__file__).parent / "programs"
 
 _DESCRIBE = """
 import sys
+if sys.version_info < (3, 7):
+    version = ".".join(map(str, sys.version_info[:3]))
+    sys.exit("it is Python " + version + ", and what the kit runs there needs 3.7 or newer")
 if sys.path[0] == "":
     del sys.path[0]  # the current directory, which may hold a json.py of the user's
 import json, platform, sysconfig

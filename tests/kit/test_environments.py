@@ -69,3 +69,15 @@ def test_tools_whatever_the_user_has_set(
     assert result.returncode == 0, result.stderr
     with pytest.raises(ToolError, match="'pip install' said: ERROR: No matching distribution"):
         environments.tools(["pyg_threadsafe_small==2.0"], Path(sys.executable), print)
+
+
+def test_an_older_python_is_told_so(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    older = "import sys; sys.version_info = (3, 6, 15)"
+    # Runs what it is given, as if it were older.
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} -c "{older}\n$2"\n')
+    python.chmod(0o755)
+    with pytest.raises(
+        ToolError, match=r"it is Python 3\.6\.15, and what the kit runs there needs"
+    ):
+        environments.describe(python)
