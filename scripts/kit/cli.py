@@ -11,7 +11,7 @@ from typing import NoReturn
 import click
 from rich.text import Text
 
-from kit import __version__, interrupts
+from kit import __version__, interrupts, places
 from kit.commands.add_release import add_release
 from kit.commands.apply import apply
 from kit.commands.audit import audit
@@ -60,9 +60,7 @@ def main() -> NoReturn:
 
 def _run() -> int:
     try:
-        return (
-            cli.main(prog_name="scripts/kit.sh", complete_var=COMPLETE, standalone_mode=False) or 0
-        )
+        return cli.main(prog_name=places.PROGRAM, complete_var=COMPLETE, standalone_mode=False) or 0
     except KitError as error:
         _fail(str(error), error.exit_code)
     except click.ClickException as error:
@@ -97,7 +95,7 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
 
 def _fail(message: str, code: int) -> NoReturn:
     try:
-        err.print(Text.assemble(("error: ", "bold red"), message))
+        err.print(Text.assemble(("error: ", "bold red"), places.as_called(message)))
     except OSError:
         # There is nobody to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())

@@ -14,7 +14,7 @@ from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElaps
 from rich.table import Table
 from rich.text import Text
 
-from kit import environments, sources
+from kit import environments, places, sources
 from kit.building import extensions as built
 from kit.building.cuda import Target
 from kit.errors import shown
@@ -48,7 +48,7 @@ def help_of(text: str, *examples: str, exits: str) -> _Help:
         examples: Command lines, each with what it does behind a #.
         exits: The exit codes that this verb has reasons for, beside those of all.
     """
-    lines = ["\b", *(f"$ scripts/{example}" for example in examples), "", text]
+    lines = ["\b", *(places.as_called(f"$ scripts/{each}") for each in examples), "", text]
     # The list of verbs has room for a clause.
     first = re.split(r"[.,] |\.$", text)[0] + "."
     return {
@@ -59,10 +59,21 @@ def help_of(text: str, *examples: str, exits: str) -> _Help:
 
 
 class _Console(Console):
+    def print(self, *objects: Any, **options: Any) -> None:  # noqa: ANN401
+        """Prints; a package names its commands as they are called there."""
+        super().print(*map(_as_called, objects), **options)
+
     def on_broken_pipe(self) -> None:
         """Goes on without a reader (`| head -1`): the exit code is still that of the command."""
         self.quiet = True
         os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+
+
+def _as_called(printed: Any) -> Any:  # noqa: ANN401
+    text = str(printed) if isinstance(printed, (str, Text)) else ""
+    if places.as_called(text) == text:
+        return printed
+    return Text(places.as_called(text))
 
 
 def _console(*, stderr: bool) -> Console:

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kit import applying, installations, patching, receipts, transactions
+from kit import applying, installations, patching, places, receipts, transactions
 from kit.errors import KitError
 from kit.installations import Interpreter
 from kit.patching import State
 from kit.receipts import Receipt
-from kit.releases import ROOT, Catalogue, Patch, Release
+from kit.releases import Catalogue, Patch, Release
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def _examine(
     faults: list[str] = []
     layers: dict[str, str] = {}
     receipt: Receipt | None = None
-    command = shlex.join([str(ROOT / "scripts" / "apply.sh"), *([version] if version else [])])
+    command = shlex.join([*places.door("apply"), *([version] if version else [])])
     command = f"{command} {shlex.join(target)}"
     if transactions.is_cut_off(tree):
         faults.append("A run of apply was cut off there. Call it again: it puts that right first.")

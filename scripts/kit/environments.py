@@ -13,6 +13,7 @@ from typing import Any
 from filelock import FileLock
 from packaging.version import Version
 
+from kit import places
 from kit.errors import ToolError
 from kit.processes import last_lines, pip, run
 from kit.releases import ROOT, Release, read_toml
@@ -100,7 +101,7 @@ def ensure(torch: str, base: Path, notify: Callable[[str], None]) -> Path:
     Raises:
         ToolError: If it cannot be made.
     """
-    directory = ROOT / ".kit" / f"torch-{torch}-{describe(base).tag}"
+    directory = places.ENVIRONMENTS / f"torch-{torch}-{describe(base).tag}"
     group: list[str] = read_toml(ROOT / "pyproject.toml")["dependency-groups"]["pyg"]
     return _make(
         directory,
@@ -127,7 +128,7 @@ def tools(requirements: Sequence[str], base: Path, notify: Callable[[str], None]
     """
     name = "-".join(requirements).replace("==", "-")
     return _make(
-        ROOT / ".kit" / f"{name}-{describe(base).tag}",
+        places.ENVIRONMENTS / f"{name}-{describe(base).tag}",
         json.dumps(list(requirements)),
         f"Installing {', '.join(requirements)} (first use) ...",
         base,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kit import patching, receipts
+from kit import patching, places, receipts
 from kit.errors import ToolError, TreeError
 from kit.patching import blob_of
 from kit.processes import last_lines, run
@@ -268,6 +268,8 @@ def _receipt_data(old: Receipt, new: Receipt) -> bytes | None:
 
 def _commit() -> str:
     """The commit of the kit; "" where it is no repository."""
+    if not places.IS_CHECKOUT:
+        return ""  # a repository around it is somebody else's
     result = run(["git", "rev-parse", "--verify", "--quiet", "HEAD^{commit}"], cwd=ROOT)
     return result.stdout.strip() if result.returncode == 0 else ""
 

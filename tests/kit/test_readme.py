@@ -1,6 +1,6 @@
 """README.md: each block to paste is run, word for word, in a place that is as it says.
 
-`tests/pyg/test_readme.py` runs those that need torch.
+The blocks that need torch, a wheel and the audit, are not run here.
 """
 
 import os

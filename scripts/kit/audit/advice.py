@@ -11,7 +11,8 @@ from packaging.version import Version
 
 from kit.audit.model import absolute
 from kit.audit.verdict import Cause, Reason, Verdict, Word, name_of
-from kit.releases import ROOT, Catalogue, Release
+from kit.places import door
+from kit.releases import Catalogue, Release
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ def _for_pyg(
 ) -> Iterator[Advice]:
     names = ", ".join(dict.fromkeys(reason.name for reason in reasons if reason.name))
     if fixes.series and release is not None:
-        command = [str(ROOT / "scripts" / "apply.sh"), release.version]
+        command = [*door("apply"), release.version]
         command += ["--tree", str(tree)] if tree is not None else []
         text = f"Patch PyG: {fixes.series} mends {file}, which writes {names}, in subclasses, too."
         if any(reason.cause is Cause.NO_GIL for reason in reasons):

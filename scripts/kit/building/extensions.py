@@ -13,7 +13,7 @@ from pathlib import Path
 from filelock import FileLock
 from packaging.specifiers import SpecifierSet
 
-from kit import environments
+from kit import environments, places
 from kit.building import machine, prebuilt
 from kit.building.cuda import Target, check_cuda_wheel, variables
 from kit.errors import SourceError, ToolError, UsageError
@@ -286,7 +286,12 @@ def _pip_wheel(
     pip's own cache is off: it takes a CPU build for a CUDA build, and the build for
     one torch for that of another.
     """
-    log = ROOT / "build" / "logs" / f"{label.replace(' ', '-')}-{target.key}.log"
+    log = (
+        (ROOT if places.IS_CHECKOUT else Path())
+        / "build"
+        / "logs"
+        / f"{label.replace(' ', '-')}-{target.key}.log"
+    )
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [*pip(target.interpreter.path, isolated=False), "wheel", "--verbose"]
     command += ["--no-cache-dir", "--no-deps", "--no-build-isolation"]

@@ -3,7 +3,7 @@
 import click
 from rich.text import Text
 
-from kit import adding, releases
+from kit import adding, places, releases
 from kit.adding import Addition
 from kit.console import git_url_option, help_of, out, progress, source_of
 from kit.errors import shown
@@ -24,6 +24,7 @@ from kit.errors import shown
 @click.option("--check", is_flag=True, help="Write nothing, show the record.")
 def add_release(version: str, check: bool, git_url: str) -> None:
     """Pins a new PyG release or nightly build."""
+    places.need_checkout("add-release")
     catalogue = releases.load()
     with progress() as notify:
         addition = adding.add(version, catalogue, source_of("auto", git_url, False, notify))

@@ -8,7 +8,7 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from kit import applying, installations, patching, releases
+from kit import applying, installations, patching, places, releases
 from kit.applying import How, Report
 from kit.audit.running import user_python
 from kit.console import PLACE, help_of, out, progress, source_of, source_options
@@ -98,7 +98,7 @@ def apply(
             release = catalogue.find(version)
             patches = applying.select(release, catalogue, only, added, reverse=reverse)
             source = source_of(kind, git_url, offline, notify)
-            place = dest or releases.ROOT / "build" / f"pyg-{release.version}"
+            place = dest or places.build_folder() / f"pyg-{release.version}"
             report = applying.apply_to_checkout(place, release, catalogue, patches, source, how)
     _show_report(report, release, catalogue, how)
     if check and patching.to_do(report.steps, reverse=reverse):

@@ -28,6 +28,7 @@ from kit.console import (
     torch_options,
 )
 from kit.errors import ProofError, TreeError, UsageError
+from kit.places import door, need_checkout
 from kit.releases import Catalogue, Release
 
 
@@ -160,6 +161,7 @@ def audit(
     catalogue = releases.load()
     allowed = _read_allowed(allow)
     if all_releases or only_outside or render:
+        need_checkout("audit --survey")
         _survey_all(catalogue, (all_releases, only_outside), python, (kind, git_url, offline))
     elif model and inputs:
         options = Options(methods, calls, grad, tolerance, explainer)
@@ -349,7 +351,7 @@ def _show_tree_advice(
     }
     patched = [cls for cls, each in fixes.items() if each.series]
     if patched and release is not None:
-        command = [str(releases.ROOT / "scripts" / "apply.sh"), release.version]
+        command = [*door("apply"), release.version]
         command += ["--tree", str(tree)] if tree is not None else []
         out.print(f"  Patch {', '.join(patched)}:")
         out.print(Text(f"    {shlex.join(command)}"))

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from kit import environments, pages, releases
+from kit import environments, pages, places, releases
 from kit.bench import cases, measure, page
 from kit.console import (
     find_python,
@@ -61,6 +61,8 @@ def bench(
     catalogue = releases.load()
     if version is not None and (parts or render):
         raise UsageError("--part and --render are for the page: name no PYG-VERSION with them.")
+    if version is None:
+        places.need_checkout("bench")
     if render:
         _write(page.read_data(), catalogue)
         return

@@ -9,7 +9,7 @@ import click
 from click.core import ParameterSource
 from rich.text import Text
 
-from kit import environments, proving, releases, sources
+from kit import environments, places, proving, releases, sources
 from kit.building import cuda as toolkit
 from kit.building import extensions as built
 from kit.building import machine, portability, prebuilt, wheels
@@ -103,7 +103,7 @@ def build(
             shared = python or environments.ensure(torch, environments.current_python(), notify)
             target = _target(shared.absolute(), cpu, re.findall(r"[^;,\s]+", archs))
             chosen = built.fit(chosen, target.interpreter.torch)
-        dest = dest or releases.ROOT / "build" / wheels.folder_name(release, target)
+        dest = dest or places.build_folder() / wheels.folder_name(release, target)
         result = _build(release, catalogue, chosen, target, source, dest, find_links)
     _show(result, target, dest, catalogue, keeps_torch=python is not None)
 

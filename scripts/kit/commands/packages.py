@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from kit import environments, packages, pages, releases
+from kit import environments, packages, pages, places, releases
 from kit.console import help_of, out, print_path, progress, source_of, source_options, table
 from kit.errors import ProofError
 
@@ -30,6 +30,7 @@ def run_packages(
     names: tuple[str, ...], torch: str, record: bool, kind: str, git_url: str, offline: bool
 ) -> None:
     """Runs other people's packages on the released and on the patched PyG."""
+    places.need_checkout("packages")
     pinned = packages.load()
     chosen = packages.choose(pinned, names)
     catalogue = releases.load()

@@ -3,7 +3,7 @@
 import click
 from rich.text import Text
 
-from kit import refreshing, releases
+from kit import places, refreshing, releases
 from kit.console import help_of, out, progress, source_of, source_options
 
 
@@ -42,6 +42,7 @@ def refresh(
     offline: bool,
 ) -> None:
     """Carries a change of a patch over to its older variants."""
+    places.need_checkout("refresh")
     catalogue = releases.load()
     with progress() as notify:
         source = source_of(kind, git_url, offline, notify)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from kit import pages, releases, status, status_pictures
+from kit import pages, places, releases, status, status_pictures
 from kit.console import help_of, out, print_path
 from kit.errors import ProofError
 
@@ -36,6 +36,7 @@ from kit.errors import ProofError
 )
 def report(results: Path, render: bool, partial: bool) -> None:
     """Gathers the results of the matrix into docs/status.md, with a picture."""
+    places.need_checkout("report")
     catalogue = releases.load()
     if render:
         gathered = status.load(status.DATA)

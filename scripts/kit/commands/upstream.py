@@ -7,7 +7,7 @@ from typing import Any
 import click
 from rich.text import Text
 
-from kit import environments, pages, releases, sources
+from kit import environments, pages, places, releases, sources
 from kit.console import (
     find_python,
     git_url_option,
@@ -159,6 +159,8 @@ def _show_branch(made: Prepared) -> None:
 )
 def check_topic(topic: str, torch: str, python: Path | None, record: bool) -> None:
     """Checks a prepared branch."""
+    if record:
+        places.need_checkout("upstream check --record")
     catalogue = releases.load()
     release = topics.find_backport(topic, catalogue) or catalogue.find("nightly")
     if not topic.startswith(topics.BACKPORT):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from kit import pages
+from kit import pages, places
 from kit import zoo as core
 from kit.console import help_of, out, print_path
 from kit.errors import ProofError
@@ -33,6 +33,7 @@ from kit.errors import ProofError
 )
 def zoo(results: Path, render: bool) -> None:
     """Gathers what the audit says of models whose truth is known into docs/zoo.md."""
+    places.need_checkout("zoo")
     gathered = core.load() if render else core.gather(results)
     for file in pages.write({core.DATA: core.dump(gathered), core.PAGE: core.render(gathered)}):
         print_path(file)

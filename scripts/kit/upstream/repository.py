@@ -6,16 +6,16 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from kit import sources
+from kit import places, sources
 from kit.errors import SourceError, ToolError, TreeError, UsageError
 from kit.processes import last_lines, run
-from kit.releases import ROOT, Release
+from kit.releases import Release
 
 REPOSITORY = "pyg-team/pytorch_geometric"
 MAIN = "master"
 
 # Where branches are made, unless the user names a repository, and what goes with each.
-BUILD = ROOT / "build" / "upstream"
+BUILD = places.build_folder() / "upstream"
 
 
 def git(*arguments: str | Path, cwd: Path, stdin: str | None = None) -> str:

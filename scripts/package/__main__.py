@@ -1,0 +1,5 @@
+"""`python -m pyg_threadsafe`."""
+
+from pyg_threadsafe import main
+
+main()
