@@ -165,7 +165,7 @@ def _for_explaining(
     is_pygs = any(find_fixes(catalogue, release, file).series == "explainer" for file in files)
     patches = is_pygs and release is not None and not report.get("explains_copies")
     if patches and release is not None:
-        command = [str(ROOT / "scripts" / "apply.sh"), release.version]
+        command = [*door("apply"), release.version]
         command += ["--tree", str(tree)] if tree is not None else []
         yield Advice(
             "Patch PyG: with the series explainer, its explainers work on a structural copy of the "

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from kit import mutating, pages, proofs, releases
+from kit import mutating, pages, places, proofs, releases
 from kit.console import (
     find_python,
     help_of,
@@ -55,6 +55,8 @@ def mutate(
     offline: bool,
 ) -> None:
     """Puts the fault back into each patched layer, and sees its threaded test catch it."""
+    if record:
+        places.need_checkout("mutate --record")
     catalogue = releases.load()
     chosen = [catalogue.find(version) for version in versions or mutating.ERAS]
     done: list[mutating.Mutation] = []

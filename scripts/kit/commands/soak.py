@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from kit import pages, proofs, releases, soaking
+from kit import pages, places, proofs, releases, soaking
 from kit.console import (
     find_python,
     help_of,
@@ -63,6 +63,8 @@ def soak(
     offline: bool,
 ) -> None:
     """Lets many threads share one model with every patched layer, for minutes on end."""
+    if record:
+        places.need_checkout("soak --record")
     catalogue = releases.load()
     release = catalogue.find(version or "latest")
     with progress() as notify:
