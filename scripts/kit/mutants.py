@@ -3,6 +3,8 @@
 Imports no package, so that what runs in a PyG environment can use it, too.
 """
 
+from __future__ import annotations
+
 import re
 from dataclasses import dataclass
 
