@@ -235,6 +235,71 @@ def test_scripted_code_is_read(run_audit: Callable[..., Any]) -> None:
     assert (change["file"], change["line"], change["conditional"]) == ("toys.py", line, False)
 
 
+ARCHIVE = """
+import os
+
+import torch
+
+FILE = os.path.join(os.path.dirname(__file__), "archive.pt")
+
+
+class Model(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        from torch_geometric.nn import TransformerConv
+
+        self.conv = TransformerConv(8, 4)
+
+    def forward(self, x, edge_index):
+        return self.conv(x, edge_index)
+
+
+def load():
+    return torch.jit.load(FILE)
+
+
+def get_inputs():
+    nodes = int(torch.randint(10, 40, ()))
+    return torch.randn(nodes, 8), torch.randint(nodes, (2, 40))
+
+
+if __name__ == "__main__":
+    torch.jit.save(torch.jit.script(Model().eval()), FILE)
+"""
+
+
+def test_an_archive_keeps_the_code_of_its_time(
+    warm: dict[str, Warm], toys_directory: Path, pytestconfig: pytest.Config
+) -> None:
+    """Scripted before PyG is patched, and loaded after."""
+    (toys_directory / "archive.py").write_text(ARCHIVE)
+    for scripted in ("pristine", "patched"):
+        made = warm[scripted].run(toys_directory / "archive.py", cwd=toys_directory)
+        assert made.returncode == 0, made.stderr
+        for at_hand in ("pristine", "patched"):
+            result = warm[at_hand].run(
+                AUDIT,
+                "model",
+                "archive:load",
+                "archive:get_inputs",
+                "--calls=8",
+                cwd=toys_directory,
+            )
+            changes = get_json(result)["scripted"]
+            certain = [each for each in changes if not each["conditional"]]
+            if scripted == "patched":
+                assert not certain
+                continue
+            (change,) = certain
+            name = (change["class"], change["attribute"], change["file"])
+            file = "torch_geometric/nn/conv/transformer_conv.py"
+            assert name == ("TransformerConv", "_alpha", file)
+            assert change["archived"] == (at_hand == "patched")
+            text = (warm[at_hand].tree / file).read_text()
+            if at_hand == "pristine":
+                assert "self._alpha = alpha" in text.splitlines()[change["line"] - 1]
+
+
 def test_a_death_is_a_result(run_audit: Callable[..., Any]) -> None:
     audited = get_json(run_audit("model", "toys:Dies", "toys:get_inputs", "--calls", "8"))
     assert audited["stress"]["died"] == "SIGSEGV"

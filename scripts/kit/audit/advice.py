@@ -91,8 +91,11 @@ def _advise(
     reasons = verdict.reasons
     writes = {name_of(write): write for write in report["writes"]}
     to_come = False
+    archived = {each["file"] for each in report["scripted"] if each.get("archived")}
     for file, of_file in _by_file(reasons).items():
-        if file.startswith("torch_geometric/"):
+        if file in archived:
+            yield _script_again(file, release, tree)
+        elif file.startswith("torch_geometric/"):
             fixes = find_fixes(catalogue, release, file)
             to_come |= bool(fixes.series or fixes.release)
             yield from _for_pyg(file, of_file, fixes, release, tree, writes)
@@ -155,6 +158,17 @@ def _for_pyg(
         yield Advice(f"Or upgrade PyG to {fixes.release}, where upstream has fixed {file}.")
     if not fixes.series and not fixes.release:
         yield Advice(f"{file} is PyG's, and no patch here and no later release changes {names}.")
+
+
+def _script_again(file: str, release: Release | None, tree: Path | None) -> Advice:
+    """For an archive that was scripted from another PyG than the one at hand."""
+    where = f"Patch the PyG that the model is scripted with ({file}), script the model again, and "
+    text = f"{where}ship that archive: patching PyG where an archive is loaded changes nothing."
+    if release is None:
+        return Advice(text)
+    command = [*door("apply"), release.version]
+    command += ["--tree", str(tree)] if tree is not None else []
+    return Advice(text, (shlex.join(command),))
 
 
 def _for_explaining(

@@ -199,11 +199,15 @@ def _of_other_evidence(report: Mapping[str, Any]) -> Iterator[Reason]:
             text = f"Two calls wait for each other's lock forever: {one} and {other}."
             yield Reason(Cause.DEADLOCK, text, places=(one, other))
     for change in report["scripted"]:
-        name, place = (
-            f"{change['class']}.{change['attribute']}",
-            f"{change['file']}:{change['line']}",
-        )
-        text = f"TorchScript code writes {name} ({place}) without Python's lock."
+        name, file = f"{change['class']}.{change['attribute']}", change["file"]
+        place = f"{file}:{change['line'] or '?'}"
+        if change.get("archived"):
+            text = (
+                f"TorchScript code writes {name} without Python's lock. It was made from another "
+                f"{file} than the one at hand: an archive keeps the code of its time."
+            )
+        else:
+            text = f"TorchScript code writes {name} ({place}) without Python's lock."
         cause = Cause.UNREACHED if change["conditional"] else Cause.NO_GIL
         yield Reason(cause, text, name, (place,))
     explored = report["explored"]

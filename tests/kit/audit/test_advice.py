@@ -121,6 +121,15 @@ def test_scripted_layers_are_patched_and_scripted_again(catalogue: Catalogue) ->
     assert "transformer_conv mends" in text and "Then script the model again." in text
 
 
+def test_an_archive_is_scripted_again(catalogue: Catalogue, tmp_path: Path) -> None:
+    change = {**CHANGE, "archived": True, "line": None}
+    advice = advice_of(report_of(scripted=[change]), catalogue, tree=tmp_path)
+    text = text_of(advice)
+    assert "script the model again, and ship that archive" in text
+    assert "transformer_conv mends" not in text and "your own code" not in text
+    assert f"--tree {tmp_path}" in text
+
+
 def test_who_reads_what_the_patch_takes_away_is_told(catalogue: Catalogue) -> None:
     report = raced(f"{CONV}/transformer_conv.py")
     report["writes"][0]["read"].append(["hooks.py", 9, "keep_attention"])

@@ -95,6 +95,7 @@ THING = {"what": "object", "name": "Own.numbers", "kind": "generator", "why": "x
             "wait for each other's lock forever: own.py:3 (f) and own.py:5 (f)",
         ),
         ({"scripted": [CHANGE]}, Cause.NO_GIL, "without Python's lock"),
+        ({"scripted": [{**CHANGE, "archived": True}]}, Cause.NO_GIL, "keeps the code of its time"),
         ({"explored": EXPLORED}, Cause.WRONG, "just before are own.py:4"),
         ({"stress": {**STRESS, "silently_wrong": 2}}, Cause.WRONG, "2 of 800 calls"),
         (

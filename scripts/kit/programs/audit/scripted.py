@@ -5,8 +5,13 @@ also write the same reference count, whatever the values are. The code of a scri
 is at hand as a graph, so nothing needs to be met by luck.
 """
 
+import ast
+import contextlib
+import importlib
+import importlib.util
 import linecache
 import re
+from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 import torch
@@ -45,7 +50,8 @@ def read_scripted(module: torch.nn.Module, methods: List[str]) -> List[Dict[str,
             for change in _changes(graph, child, []):
                 change["submodule"] = ".".join(filter(None, (path, change["submodule"])))
                 key = (change["submodule"], change["attribute"], change["file"], change["line"])
-                changes.setdefault(key, change)
+                if key not in changes or not change["conditional"]:
+                    changes[key] = change
     return list(changes.values())
 
 
@@ -147,14 +153,66 @@ def _change(
     for part in path or []:
         owner = getattr(owner, part, owner)
     file, line = _place_of(nodes, name)
+    cls, source = _source_of(owner)
+    archived = False
+    if source is not None:
+        line = _line_at_hand(source, name)
+        file, archived = source, line is None
     return {
         "submodule": ".".join(path or []),
-        "class": getattr(owner, "original_name", type(owner).__name__),
+        "class": cls,
         "attribute": name,
-        "file": file and shown_file(file),
+        "file": file and (file if source else shown_file(file)),
         "line": line,
         "conditional": bool(conditions),
+        # It was scripted from another file than the one at hand.
+        "archived": archived,
     }
+
+
+def _source_of(owner: Any) -> Tuple[str, Optional[str]]:
+    """The class that a module was scripted from, and its file, if that is PyG's.
+
+    The places of a graph are those of the machine that it was scripted on, and for a layer
+    that PyG compiles, of a template.
+    """
+    cls = str(getattr(owner, "original_name", type(owner).__name__))
+    if not isinstance(owner, torch.jit.ScriptModule):
+        return cls, None
+    # __torch__.torch_geometric.nn.conv.fa_conv.___torch_mangle_3.FAConv
+    qualified = str(owner._c._type().qualified_name())
+    names = [part for part in qualified.split(".") if not part.startswith("__")]
+    if names[:1] == ["torch_geometric"]:
+        return cls, "/".join(names[:-1]) + ".py"
+    # What `jittable()` returns up to 2.4.0 is of a class and a module of this name.
+    compiled = re.match(r"(\w+)Jittable_\w+$", cls)
+    if compiled is None:
+        return cls, None
+    cls = compiled.group(1)
+    with contextlib.suppress(ImportError, AttributeError):
+        module = getattr(importlib.import_module("torch_geometric.nn"), cls).__module__
+        return cls, str(module).replace(".", "/") + ".py"
+    return cls, "torch_geometric"  # which is not at hand
+
+
+def _line_at_hand(source: str, name: str) -> Optional[int]:
+    """The line of PyG's file at hand where a call assigns an attribute; None if it has none."""
+    module = str(Path(source).with_suffix("")).replace("/", ".")
+    spec = None
+    with contextlib.suppress(ImportError, ValueError):
+        spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        return None
+    tree = ast.parse("".join(linecache.getlines(spec.origin)))
+    lines = [
+        node.lineno
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef) and function.name != "__init__"
+        for node in ast.walk(function)
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and node.attr == name
+    ]
+    # Where it is reset comes after where it is set, in PyG's layers: the message is below.
+    return max(lines) if lines else None
 
 
 def _place_of(nodes: Tuple[Any, Any], name: str) -> Tuple[Optional[str], Optional[int]]:
