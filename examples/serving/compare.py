@@ -23,6 +23,7 @@ from typing import Any, NoReturn
 
 import click
 import load
+import psutil
 from kit import environments, pages, releases, transactions
 from kit.errors import KitError, ToolError, TreeError, UsageError
 from kit.processes import git, last_lines
@@ -40,6 +41,9 @@ TREES = {"pristine": "unpatched", "patched": "patched"}
 # has ended.
 START_LIMIT = 120
 END_LIMIT = 5
+
+# Of the processors, in percent, before the servers start: more than this is other programs'.
+BUSY = 20.0
 
 EPILOG = """
 \b
@@ -220,6 +224,17 @@ def compare(
     return Comparison(health, same, outcomes[False], outcomes[True])
 
 
+def busy_warning() -> str:
+    """Returns what to say where other programs are at work, which takes about a second."""
+    busy = psutil.cpu_percent(interval=1.0)
+    if busy <= BUSY:
+        return ""
+    return (
+        f"warning: other programs take {busy:.0f} % of the processors: latencies and rates will "
+        f"mean little, and threads meet less often."
+    )
+
+
 def make_table(comparison: Comparison) -> Table:
     """Returns a table of how the calls ended, a column a tree."""
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
@@ -374,6 +389,8 @@ def cli(version: str, clients: int, seconds: float, rounds: int, json_file: Path
     settings = {"clients": clients, "seconds": seconds, "rounds_each": rounds}
     with tempfile.TemporaryDirectory(prefix="pyg-threadsafe-") as name:
         trees = prepare(release, Path(name))
+        if warning := busy_warning():
+            notify(warning)
         comparison = compare(Path(sys.executable), trees, clients, seconds, rounds, notify)
     if json_file is not None:
         command = shlex.join(["examples/serving/run.sh", *sys.argv[1:]])

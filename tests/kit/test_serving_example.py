@@ -281,6 +281,12 @@ def test_verdict(
     assert said in compare.verdict(comparison(before, after), pinned.find(version))
 
 
+@pytest.mark.parametrize("busy, warns", [(3.0, False), (87.0, True)])
+def test_a_busy_machine_is_told(monkeypatch: pytest.MonkeyPatch, busy: float, warns: bool) -> None:
+    monkeypatch.setattr(compare.psutil, "cpu_percent", lambda interval: busy)
+    assert ("87 %" in compare.busy_warning()) == warns
+
+
 def test_table_fits_a_terminal() -> None:
     many = load.Outcome(1.0, 10**7, 10**6, 10**6, (123456.7,) * 100)
     console = Console(width=300)
