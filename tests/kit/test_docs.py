@@ -112,7 +112,9 @@ def test_default_environments(pinned: Catalogue) -> None:
 
 
 def test_other_environments(pinned: Catalogue) -> None:
-    names = set(tox_list()) - set(tox_list("-d")) - {"packages"}
+    kit = tox_list("-m", "kit")
+    assert kit == ["kit-py310", "kit-py312", "kit-py313"]
+    names = set(tox_list()) - set(tox_list("-d")) - {"packages", *kit}
     env = read_tox()["testenv"]
     factors = dict(re.findall(r"(pyg\w+): PYG_VERSION = (\S+)", env["set_env"]))
     # Each release that is older than torch 2.2, on a torch of its own time.
@@ -126,7 +128,7 @@ def test_other_environments(pinned: Catalogue) -> None:
     usual = {"py310", "py312", "py313", "py314", "py313t", "py314t"}
     assert pythons == usual | {"py38", "py39"}
     # Every other name is one that can be run: a release and a torch.
-    for name in names - {"packages"}:
+    for name in names:
         assert re.fullmatch(
             r"(py3\d+t?-)?pyg\w+-torch\d+(-ext)?(-zoo(-packages|-quick)?)?", name
         ), name
