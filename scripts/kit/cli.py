@@ -23,6 +23,7 @@ from kit.commands.mutate import mutate
 from kit.commands.packages import run_packages
 from kit.commands.prove import prove
 from kit.commands.refresh import refresh
+from kit.commands.release import release
 from kit.commands.report import report
 from kit.commands.soak import soak
 from kit.commands.upstream import upstream
@@ -128,6 +129,7 @@ for command in (
     add_release,
     refresh,
     upstream,
+    release,
     report,
     run_packages,
     soak,
