@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kit import environments, pages, sources
-from kit.bench import cases
+from kit.bench import cases, explaining
 from kit.bench.cases import FIXED, GATV2, ITSELF, ONE_GATHER, RACY, UPSTREAM, Graph, Ratio
 from kit.errors import ToolError, UsageError
 from kit.processes import last_lines, run
@@ -36,7 +36,7 @@ RELEASES = {
 
 # The parts of the page, and those that are measured only where they are asked for: the first
 # takes twenty minutes, the second needs another Python.
-PARTS = ("layers", "growth", "threads", "served", "kit")
+PARTS = ("layers", "growth", "threads", "explained", "served", "kit")
 LARGE, FREE_THREADED = "large", "free-threaded"
 
 Notify = Callable[[str], None]
@@ -118,6 +118,8 @@ def measure_part(bench: Bench, part: str) -> dict[str, Any]:
         )
     elif part in ("threads", FREE_THREADED):
         result = measure_threads(bench, racy, 4 if bench.full else 1, [1, 2, 4, 8, 16])
+    elif part == "explained":
+        result = _measure_explained(bench)
     elif part == "served":
         result = measure_served(racy, bench.notify, 10 if bench.full else 3)
     else:
@@ -139,6 +141,19 @@ def _measure_all(bench: Bench, part: str) -> dict[str, Any]:
         result = measure_layers(bench, bench.catalogue.find(name), layers, processes, graphs)
         ratios += result.pop("ratios")
     return {**result, "ratios": ratios}
+
+
+def _measure_explained(bench: Bench) -> dict[str, Any]:
+    """Explanations of both ways in which releases explain."""
+    rows: list[dict[str, Any]] = []
+    for version in explaining.RELEASES:
+        release = bench.catalogue.find(version)
+        python = bench.python_for(release)
+        result = explaining.measure_explained(
+            *(release, bench.source, python, bench.processes, bench.notify)
+        )
+        rows += result.pop("rows")
+    return {**result, "rows": rows}
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kit import pages, pictures
+from kit.bench import explaining
 from kit.bench.cases import FIXED, ITSELF, NO_LAYER, ONE_GATHER, PATCHED, PRISTINE, UPSTREAM
 from kit.releases import ROOT, Catalogue
 
@@ -54,8 +55,8 @@ allocated, from torch's own record: it is the same in each run.
 LIMITS = """\
 The time of a call is a constant, for PyG and torch to start the operators, and then
 grows with edges times heads times channels: each message is written and read a few
-times, and little is computed from it. The patch adds one Python list a call, and takes
-nothing from either part.
+times, and little is computed from it. The patch adds an entry in a dictionary of the thread
+to a call, and takes nothing from either part.
 On large graphs, most of a call can be the system's, which clears each new page: where the C
 library was not told to keep its memory, `GATv2Conv` and `TransformerConv` took four to six
 times as long at inference, with the patch and without.
@@ -84,6 +85,7 @@ def render(data: dict[str, Any], catalogue: Catalogue) -> str:
         "## Many threads\n\n![Calls a second, by threads](performance-threads.svg)\n",
         _threads(data["threads"]),
         *_free_threaded(data.get("free-threaded")),
+        explaining.section(data["explained"], _provenance(data["explained"])),
         "## A served model\n",
         _served(data["served"]),
         "## The kit itself\n",

@@ -24,7 +24,8 @@ def test_description(build: Path, main: Path, name: str) -> None:
     recorded = page.read_data()[name]
     assert recorded["proof"]["reproducer_before"] in body
     # What is mended beside the layers is not timed.
-    is_timed = topic.patch("fix") is not None and name != "message_passing_fallback"
+    beside = ("message_passing_fallback", "explainer", "explainer_exception_safety")
+    is_timed = topic.patch("fix") is not None and name not in beside
     assert ("### Cost" in body) == (recorded["cost"] is not None) == is_timed
     if is_timed:
         for ratio in recorded["cost"]["ratios"]:
