@@ -46,5 +46,6 @@ def need_checkout(verb: str) -> None:
     if not IS_CHECKOUT:
         raise UsageError(
             f"'{verb}' needs a checkout of pyg-threadsafe, for its pages and its matrix, and this "
-            f"is an installed package. Clone the repository, and call scripts/kit.sh {verb} there."
+            f"is an installed package. Clone the repository, and call './kit.sh {verb}' in its "
+            f"folder scripts."
         )

@@ -66,10 +66,14 @@ def test_it_patches_a_tree_and_says_so(site: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "verb", [["report"], ["zoo"], ["packages"], ["bench"], ["refresh", "x"], ["add-release", "9.0"]]
+    "verb",
+    [
+        *(["report"], ["zoo"], ["packages"], ["bench"], ["refresh", "x"], ["add-release", "9.0"]),
+        *(["release"], ["soak", "--record"], ["mutate", "--record"]),
+    ],
 )
 def test_what_needs_the_checkout_says_so(site: Path, tmp_path: Path, verb: list[str]) -> None:
-    refused(run(site, tmp_path, *verb), 2, "needs a checkout", "Clone the repository")
+    refused(run(site, tmp_path, *verb), 2, "needs a checkout", f"call './kit.sh {verb[0]}")
     assert list(tmp_path.iterdir()) == []
 
 

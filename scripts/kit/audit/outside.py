@@ -93,7 +93,9 @@ def render(measured: list[Outside]) -> list[str]:
         "were **wrong or crashed**, and of how many; · stands for none. *Fails*: if a call of the "
         "model raises an exception meanwhile, the model predicts wrongly from then on, in one "
         "thread, too. *Stays*: it does so even without an exception. A cell is empty where a "
-        "release does not have the part, or it could not be run.",
+        "release does not have the part, or it could not be run. Explanations themselves are not "
+        "compared here: `audit --model ... --explainer` does that, and AttentionExplainer, whose "
+        "predictions are right, explains with the attention of others on the released 2.8.1.",
         "",
         "The patches of the series `explainer` mend all explainers, metrics and `to_captum`. "
         "`set_masks` is what it says: whoever calls it masks the model for all threads.",

@@ -25,7 +25,7 @@ from kit.releases import Catalogue
 @click.command(
     **help_of(
         "Measure what the patches cost, against what people run instead. Without a version, "
-        "it makes docs/performance.md anew (eight minutes).",
+        "it makes docs/performance.md anew (a quarter of an hour).",
         "kit.sh bench 2.4.0           # the layers of a release, printed",
         "kit.sh bench --part threads  # a part of the page",
         exits="1 a layer costs more; 3 no download; 5 no torch",

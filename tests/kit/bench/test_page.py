@@ -1,6 +1,7 @@
 """The performance page: its faults, its text, its pictures."""
 
 import copy
+import statistics
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,21 @@ def test_pictures_are_of_the_data(data: dict[str, Any], pinned: Catalogue, tmp_p
         ]
         assert texts[0] == texts[1]
         assert len(texts[0]) > 10
+
+
+def test_the_readme_says_what_was_measured(data: dict[str, Any]) -> None:
+    """Its answers to "is it upstream's fix?", "why not a lock?" and "why not processes?"."""
+    text = " ".join((releases.ROOT / "README.md").read_text().split())
+    ratios = [*data["layers"]["ratios"], *data["large"]["ratios"]]
+    upstream = max(r["ratio"] for r in ratios if r["variant"] == cases.UPSTREAM)
+    assert f"gathers features twice: up to {upstream:.2f} times the time" in text
+    rows = {(r["graph"], r["way"], r["threads"]): r for r in data["threads"]["rows"]}
+    for graph, first, second in (("small", "lock", "patched"), ("middle", "patched", "lock")):
+        slices = (rows[graph, way, 8]["slices"] for way in (first, second))
+        times = statistics.median(a / b for a, b in zip(*slices, strict=True))
+        assert f"{times:.1f} times as many" in text.split("Why not a lock?")[1]
+    megabytes = rows["small", "processes", 1]["uss_bytes"] / 1e6
+    assert f"took {megabytes:.0f} MB each" in text
 
 
 def test_what_does_not_hold_is_said(data: dict[str, Any], pinned: Catalogue) -> None:
