@@ -71,9 +71,11 @@ def word_of(part: dict[str, Any]) -> str:
     notes = [f"**{wrong + crashed} of {wrong + crashed + part.get('right', 0)}**"]
     if not wrong + crashed:
         notes = ["·"]
+    if "disturbed" in part:
+        notes.append("disturbed")
     if part["afterwards"] not in ("right", ""):
         notes.append("stays")
-    elif part["after_a_failure"] not in ("right", ""):
+    elif part.get("after_a_failure", "") not in ("right", ""):
         notes.append("fails")
     return ", ".join(notes)
 
@@ -92,13 +94,17 @@ def render(measured: list[Outside]) -> list[str]:
         "what that returns is compared bit for bit. A cell says how many of these predictions "
         "were **wrong or crashed**, and of how many; · stands for none. *Fails*: if a call of the "
         "model raises an exception meanwhile, the model predicts wrongly from then on, in one "
-        "thread, too. *Stays*: it does so even without an exception. A cell is empty where a "
-        "release does not have the part, or it could not be run. Explanations themselves are not "
-        "compared here: `audit --model ... --explainer` does that, and AttentionExplainer, whose "
-        "predictions are right, explains with the attention of others on the released 2.8.1.",
+        "thread, too. *Stays*: it does so even without an exception. *Disturbed*: the part itself "
+        "fails, because another thread predicts: what traces a model with `torch.fx` also traces "
+        "what other threads call in that time. A cell is empty where a release does not have the "
+        "part, or it could not be run. Explanations themselves are not compared here: `audit "
+        "--model ... --explainer` does that, and AttentionExplainer, whose predictions are right, "
+        "explains with the attention of others on the released 2.8.1.",
         "",
         "The patches of the series `explainer` mend all explainers, metrics and `to_captum`. "
-        "`set_masks` is what it says: whoever calls it masks the model for all threads.",
+        "`set_masks` is what it says: whoever calls it masks the model for all threads. "
+        "`torch.fx` replaces the methods of `torch.nn.Module` while it traces, for all models of "
+        "the process: convert a model before threads predict with any.",
         "",
     ]
     shown = [each.release.split(".dev")[0] for each in measured]

@@ -337,10 +337,18 @@ def try_part(part: Part, build: Callable[[], torch.nn.Module]) -> dict[str, Any]
     sys.setprofile(hold(case))
     try:
         part(case)
+    except Exception as error:
+        # It worked alone: what the other thread did is why.
+        return {**case.ends, "disturbed": message_of(error), "afterwards": case.judge()}
     finally:
         sys.setprofile(None)
     failures = [fail(part, build, number) for number in range(before + 1, after + 1)]
     return {**case.ends, "afterwards": alone.judge(), "after_a_failure": max(failures, default="")}
+
+
+def message_of(error: Exception) -> str:
+    """Its class, and the first line of its message."""
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def fail(part: Part, build: Callable[[], torch.nn.Module], number: int) -> str:
@@ -368,7 +376,7 @@ def main() -> dict[str, Any]:
                     parts[name] = try_part(part, each)
                 break
             except Exception as error:
-                parts[name] = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
+                parts[name] = {"error": message_of(error)}
         print(name, parts[name], file=sys.stderr, flush=True)
     return {"python": platform.python_version(), "torch": torch.__version__, "parts": parts}
 

@@ -321,6 +321,15 @@ def graph_mask_explainer():
     return masks
 
 
+@case(since=(2, 3))
+def captum_explainer():
+    """Captum's algorithms, which call the model in ways of their own."""
+    from torch_geometric.explain import CaptumExplainer
+
+    methods = [("Saliency", {}), ("IntegratedGradients", {"n_steps": 5})]
+    return [explain(Net().eval(), CaptumExplainer(name, **rest)) for name, rest in methods]
+
+
 def explainer_of(model):
     """GNNExplainer, for each node of a model."""
     from torch_geometric.explain import Explainer, GNNExplainer
