@@ -1,12 +1,11 @@
-"""The status page: the last run of the matrix, as text and as a picture."""
+"""What the environments of the matrix gave: gathered, kept, and read again."""
 
 import datetime
 import json
-import signal
 import sys
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,9 @@ DATA = ROOT / "docs" / "status.json"
 PICTURE = ROOT / "docs" / "status.svg"
 BEFORE_AND_AFTER = ROOT / "docs" / "before-after.svg"
 
+# How the environments are called that run scripted layers alone, more often than the others.
+SCRIPTED = "-scripted"
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -39,6 +41,7 @@ class Cell:
         torch: The version of torch with its build, such as `2.13.0+cpu`.
         extensions: Whether torch-scatter and its like were there.
         when: When its tests started, in UTC (ISO 8601).
+        machine: What it ran on, in words.
         seconds: How long they took.
         tests: How many tests passed, failed and were skipped.
         properties: What the tests recorded, such as how many layers they ran.
@@ -51,18 +54,29 @@ class Cell:
     torch: str
     extensions: bool
     when: str
+    machine: str
     seconds: float
     tests: dict[str, int]
     properties: dict[str, str]
     layers: dict[str, Any]
 
     @property
+    def names_python(self) -> bool:
+        """Whether its name says on which Python it runs, which is then not the usual one."""
+        return self.environment.startswith("py3")
+
+    @property
+    def libraries(self) -> str:
+        """The version of torch, and whether there were extensions."""
+        return self.torch.split("+")[0] + (" + extensions" if self.extensions else "")
+
+    @property
     def column(self) -> str:
         """Its column: torch, extensions, and Python where that is not the usual one."""
-        column = f"torch {self.torch.split('+')[0]}"
-        if self.extensions:
-            column += " + extensions"
-        return column + (f", Python {self.python}" if self.python.endswith("t") else "")
+        if not self.names_python:
+            return f"torch {self.libraries}"
+        minor = ".".join(self.python.rstrip("t").split(".")[:2])
+        return f"torch {self.libraries}, Python {minor}{'t' * self.python.endswith('t')}"
 
     @property
     def holds(self) -> bool:
@@ -71,20 +85,65 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Scripted:
+    """How threaded calls of scripted layers ended in one environment.
+
+    Attributes:
+        environment: Its name in tox.
+        release: The version of PyG.
+        python: The version of Python.
+        torch: The version of torch with its build.
+        when: When its tests started, in UTC (ISO 8601).
+        machine: What it ran on, in words.
+        failed: How many of the tests failed.
+        rows: For each `tree` and `form`, its `layers`: counts, the signal by which the process
+            `died`, or the `error` with which TorchScript refused the layer.
+    """
+
+    environment: str
+    release: str
+    python: str
+    torch: str
+    when: str
+    machine: str
+    failed: int
+    rows: list[dict[str, Any]]
+
+    @property
+    def calls(self) -> int:
+        """How many calls of each layer there were, in each form."""
+        ends = (end for row in self.rows for end in row["layers"].values())
+        return max((end.get("calls", 0) for end in ends), default=0)
+
+
+@dataclass(frozen=True)
 class Status:
     """The results of all environments.
 
     Attributes:
-        machine: What it ran on, in words.
         command: What gathered it.
         cells: One an environment.
+        scripted: The scripted layers of those environments that run them.
         missing: The environments of the default list that have left no result.
     """
 
-    machine: str
     command: str
     cells: list[Cell]
+    scripted: list[Scripted]
     missing: list[str]
+
+    @property
+    def environments(self) -> set[str]:
+        """The environments that there are results of."""
+        every: list[Cell | Scripted] = [*self.cells, *self.scripted]
+        return {each.environment for each in every}
+
+    @property
+    def failed(self) -> list[str]:
+        """The environments in which a test failed."""
+        failed = [cell.environment for cell in self.cells if not cell.holds]
+        failed += [each.environment for each in self.scripted if each.failed]
+        return list(dict.fromkeys(failed))
 
 
 def gather(
@@ -108,41 +167,42 @@ def gather(
         SourceError: If there are no results, a file is none, or is of other patches, or an
             expected one is missing.
     """
-    cells = []
+    cells, scripted = [], []
     for file in sorted(directory.glob("*.xml")):
         try:
             # Written by pytest, on this machine.
             suite = ElementTree.parse(file).getroot().find("testsuite")  # noqa: S314
             assert suite is not None
-            cells.append(_cell(file.stem, suite, catalogue))
+            if not file.stem.endswith(SCRIPTED):
+                cells.append(_cell(file.stem, suite, catalogue))
+            scripted += _scripted(file.stem, suite, catalogue)
         except (OSError, ValueError, KeyError, AssertionError, ElementTree.ParseError) as error:
             raise SourceError(
                 f"{file} is not what an environment of the matrix leaves there "
                 f"({type(error).__name__}: {error}). Run it again: tox run -e {file.stem}."
             ) from None
-    if not cells:
+    if not cells and not scripted:
         raise SourceError(
             f"{directory} holds no results of the matrix. Run it first: scripts/test.sh, or 'tox "
             f"run -e pyg240-torch213'."
         )
-    order = [release.version for release in catalogue.releases]
-    cells.sort(key=lambda cell: (order.index(cell.release), cell.column))
     missing = sorted(set(expected) - {cell.environment for cell in cells})
     if missing and not partial:
         raise SourceError(
             f"{len(missing)} environments of the default list have left no results in {directory}: "
             f"{', '.join(missing)}. Run 'scripts/test.sh', or call this with --partial."
         )
-    return Status(pages.machine(), command, cells, missing)
+    return _ordered(Status(command, cells, scripted, missing), catalogue)
 
 
 def _cell(name: str, suite: ElementTree.Element, catalogue: Catalogue) -> Cell:
-    counts = {key: int(suite.get(key, 0)) for key in ("tests", "failures", "errors", "skipped")}
-    failed = counts["failures"] + counts["errors"]
-    when = datetime.datetime.fromisoformat(suite.get("timestamp", ""))
-    properties = {str(item.get("name")): str(item.get("value")) for item in suite.iter("property")}
+    counts = {key: int(suite.get(key, 0)) for key in ("tests", "skipped")}
+    failed = _failed(suite)
+    properties = _properties(suite)
     # How threaded calls ended: `tests/pyg/test_thread_safety.py` records it.
     proof = json.loads(properties.pop("proof"))
+    properties.pop("torchscript", None)
+    properties.pop("torchscript_ran_on", None)
     release = catalogue.find(proof["release"])
     status = {layer: layer_proof["status"] for layer, layer_proof in proof["layers"].items()}
     if status != release.status:
@@ -153,7 +213,8 @@ def _cell(name: str, suite: ElementTree.Element, catalogue: Catalogue) -> Cell:
         python=proof["python"] + ("" if proof["gil"] else "t"),
         torch=proof["torch"],
         extensions=name.endswith("-ext"),
-        when=when.astimezone(datetime.timezone.utc).isoformat(timespec="seconds"),
+        when=_started(suite),
+        machine=pages.machine(),
         seconds=float(suite.get("time", 0)),
         tests={
             "passed": counts["tests"] - failed - counts["skipped"],
@@ -165,18 +226,128 @@ def _cell(name: str, suite: ElementTree.Element, catalogue: Catalogue) -> Cell:
     )
 
 
-def default_environments() -> list[str]:
-    """Returns the environments of the matrix that tox runs by default; tox reads `tox.ini`.
+def _scripted(name: str, suite: ElementTree.Element, catalogue: Catalogue) -> list[Scripted]:
+    """What `tests/pyg/test_torchscript.py` recorded, if the environment runs it."""
+    properties = _properties(suite)
+    if "torchscript" not in properties and not name.endswith(SCRIPTED):
+        return []
+    # Until 2026-11-26, a full environment recorded where it ran only in the proof.
+    ran_on = json.loads(properties.get("torchscript_ran_on") or properties["proof"])
+    return [
+        Scripted(
+            environment=name,
+            release=catalogue.find(ran_on["release"]).version,
+            python=ran_on["python"],
+            torch=ran_on["torch"],
+            when=_started(suite),
+            machine=pages.machine(),
+            failed=_failed(suite),
+            rows=json.loads(properties["torchscript"]),
+        )
+    ]
+
+
+def _properties(suite: ElementTree.Element) -> dict[str, str]:
+    return {str(item.get("name")): str(item.get("value")) for item in suite.iter("property")}
+
+
+def _failed(suite: ElementTree.Element) -> int:
+    return int(suite.get("failures", 0)) + int(suite.get("errors", 0))
+
+
+def _started(suite: ElementTree.Element) -> str:
+    when = datetime.datetime.fromisoformat(suite.get("timestamp", ""))
+    return when.astimezone(datetime.timezone.utc).isoformat(timespec="seconds")
+
+
+def _ordered(status: Status, catalogue: Catalogue) -> Status:
+    """The same, by release; the usual Python first, then the newest torch."""
+    order = [release.version for release in catalogue.releases]
+    cells = sorted(status.cells, key=lambda cell: (order.index(cell.release), _rank(cell)))
+    scripted = sorted(
+        status.scripted, key=lambda each: (order.index(each.release), each.environment)
+    )
+    return replace(status, cells=cells, scripted=scripted)
+
+
+def _rank(cell: Cell) -> tuple[Any, ...]:
+    release = Version(cell.torch).release
+    return (cell.names_python, [-part for part in release], cell.extensions, cell.column)
+
+
+def keep(
+    gathered: Status, recorded: Status, catalogue: Catalogue, environments: Collection[str]
+) -> tuple[Status, list[str]]:
+    """Adds what is recorded of environments that have left no result this time.
+
+    Args:
+        gathered: The results that are there now.
+        recorded: What the page was made from so far.
+        catalogue: The pinned releases.
+        environments: All that tox knows.
+
+    Returns:
+        Both together, and the names of those whose recorded results are left out: tox does not
+        list the environment any more, or the patches are about other layers.
 
     Raises:
-        ToolError: If tox cannot.
+        SourceError: If only scripted layers have run.
     """
-    command = [sys.executable, "-I", "-m", "tox", "list", "-d", "--no-desc", "-q"]
+    pinned = {release.version: release.status for release in catalogue.releases}
+
+    def is_current(each: Cell | Scripted) -> bool:
+        if each.environment not in environments or each.release not in pinned:
+            return False
+        if isinstance(each, Scripted):
+            layers = {layer for row in each.rows for layer in row["layers"]}
+            return layers <= set(pinned[each.release])
+        status = {layer: proof["status"] for layer, proof in each.layers.items()}
+        return status == pinned[each.release]
+
+    every: list[Cell | Scripted] = [*recorded.cells, *recorded.scripted]
+    old = [each for each in every if each.environment not in gathered.environments]
+    cells = [each for each in old if isinstance(each, Cell) and is_current(each)]
+    scripted = [each for each in old if isinstance(each, Scripted) and is_current(each)]
+    there = {cell.environment for cell in cells}
+    both = replace(
+        gathered,
+        cells=[*gathered.cells, *cells],
+        scripted=[*gathered.scripted, *scripted],
+        missing=[name for name in gathered.missing if name not in there],
+    )
+    if not both.cells:
+        raise SourceError(
+            "Only scripted layers have run. Expected the result of a whole environment as well: "
+            "run 'scripts/test.sh', or 'tox run -e pyg240-torch213'."
+        )
+    left_out = dict.fromkeys(each.environment for each in old if not is_current(each))
+    return _ordered(both, catalogue), list(left_out)
+
+
+def default_environments() -> list[str]:
+    """Returns the environments of the matrix that tox runs by default.
+
+    Raises:
+        ToolError: If tox cannot read `tox.ini`.
+    """
+    # What the zoo sees has a page of its own.
+    return [name for name in list_environments("-d") if "zoo" not in name.split("-")]
+
+
+def list_environments(*options: str) -> list[str]:
+    """Returns the environments that tox lists; it reads `tox.ini`.
+
+    Args:
+        *options: Of `tox list`: `-d` for those that it runs by default.
+
+    Raises:
+        ToolError: If it cannot.
+    """
+    command = [sys.executable, "-I", "-m", "tox", "list", *options, "--no-desc", "-q"]
     result = run(command, cwd=ROOT)
     if result.returncode != 0:
         raise ToolError(f"'tox list' failed: {last_lines(result.stderr)} Is tox.ini as committed?")
-    # What the zoo sees has a page of its own.
-    return [name for name in result.stdout.split() if "zoo" not in name.split("-")]
+    return result.stdout.split()
 
 
 def dump(status: Status) -> str:
@@ -193,18 +364,20 @@ def load(file: Path) -> Status:
     data = pages.read_data(
         file, "without --render, it is made anew from the results of the matrix."
     )
-    return Status(**{**data, "cells": [Cell(**cell) for cell in data["cells"]]})
+    cells = [Cell(**cell) for cell in data.pop("cells")]
+    scripted = [Scripted(**each) for each in data.pop("scripted")]
+    return Status(cells=cells, scripted=scripted, **data)
 
 
 def columns(status: Status) -> list[str]:
-    """The columns of table and picture: by torch, the newest first, extensions first."""
-    cells = {cell.column: cell for cell in status.cells}
+    """The columns of table and picture on the usual Python: the newest torch, extensions first."""
+    cells = {cell.column: cell for cell in status.cells if not cell.names_python}
 
     def rank(column: str) -> tuple[Any, ...]:
         cell = cells[column]
-        return (cell.python.endswith("t"), [-part for part in Version(cell.torch).release])
+        return ([-part for part in Version(cell.torch).release], not cell.extensions)
 
-    return sorted(sorted(cells, reverse=True), key=rank)
+    return sorted(cells, key=rank)
 
 
 def share(counts: dict[str, int], key: str) -> float:
@@ -212,183 +385,7 @@ def share(counts: dict[str, int], key: str) -> float:
     return counts[key] / counts["calls"]
 
 
-def render(status: Status, catalogue: Catalogue) -> str:
-    """Returns the page, in Markdown."""
-    lines = [*_introduction(status)]
-    for column in columns(status):
-        lines += [f"## {column[0].upper()}{column[1:]}", "", *_table(status, catalogue, column), ""]
-    lines += [
-        *_torchscript(status, catalogue),
-        "## Environments",
-        "",
-        "Each environment also forces the race, in a number of rounds a layer. It demands that "
-        "each of them fails on a release that is affected, and none once patched.",
-        "",
-        *_environments(status),
-        "",
-        *_legend(status),
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _introduction(status: Status) -> Iterator[str]:
-    starts = [datetime.datetime.fromisoformat(cell.when) for cell in status.cells]
-    ends = [
-        start + datetime.timedelta(seconds=cell.seconds)
-        for start, cell in zip(starts, status.cells, strict=True)
-    ]
-    took = (max(ends) - min(starts)).total_seconds() / 60
-    yield "# The last run of the matrix"
-    yield ""
-    yield (
-        f"Generated by `{status.command}`; nothing here is typed by hand. The "
-        f"{len(status.cells)} environments ran from {_minute(min(starts))} to "
-        f"{_minute(max(ends))}, {took:.0f} minutes from the first test to the last, "
-        f"on {status.machine}. The data are in [status.json](status.json)."
-    )
-    yield ""
-    yield "![PyG releases by class: what races as released, and what PyG has fixed](status.svg)"
-    yield ""
-    failed = [cell for cell in status.cells if not cell.holds]
-    if failed:
-        yield "**Failed:**"
-        yield ""
-        for cell in failed:
-            yield f"- `{cell.environment}`: {cell.tests['failed']} tests failed"
-    else:
-        yield f"All {len(status.cells)} environments passed."
-    yield ""
-    if status.missing:
-        names = ", ".join(f"`{name}`" for name in status.missing)
-        yield f"Of the default list, these have not run: {names}."
-        yield ""
-    yield (
-        "How the calls of eight threads that share a layer ended: crashed, silently wrong, on the "
-        "release as upstream made it; then the same once patched. *Fixed* is what upstream has "
-        "fixed: no call fails on either tree. Where a cell is empty, the release does not have "
-        "the layer, or has it from before it kept a value of a call in `self`."
-    )
-    yield ""
-
-
-def _legend(status: Status) -> Iterator[str]:
-    left_out = {name for cell in status.cells for name in _listed(cell, "layers_left_out")}
-    lacking = {name for cell in status.cells for name in _listed(cell, "layers_lacking")}
-    yield (
-        "*Layers* are those of `torch_geometric.nn.conv` that the suite runs. *Calls* is how many "
-        "of their calls gave bit-for-bit identical results on both trees; those that fail on the "
-        "pristine release as well are in brackets. *Upstream's* are its own tests in "
-        "`test/nn/conv` that passed with `FULL_TEST=1`, before and after, where PyG came from git. "
-        "Left out, with reasons in `scripts/kit/programs/layers.py`: "
-        f"{', '.join(sorted(left_out))}. "
-        f"Where torch-cluster, torch-spline-conv or pyg-lib is missing, these cannot run "
-        f"either: {', '.join(sorted(lacking)) or 'none'}."
-    )
-
-
-def _minute(when: datetime.datetime) -> str:
-    return when.strftime("%Y-%m-%d %H:%M UTC")
-
-
-def _property(cell: Cell, key: str) -> str:
-    return cell.properties.get(key, "")
-
-
-def _listed(cell: Cell, key: str) -> list[str]:
-    return [name for name in _property(cell, key).split(", ") if name]
-
-
-def _table(status: Status, catalogue: Catalogue, column: str) -> list[str]:
-    rows = ["| PyG | " + " | ".join(catalogue.classes.values()) + " |"]
-    rows.append("|---" * (len(catalogue.classes) + 1) + "|")
-    for cell in status.cells:
-        if cell.column == column:
-            layers = [cell.layers.get(layer) for layer in catalogue.classes]
-            summaries = [_summary(layer) if layer else "" for layer in layers]
-            rows.append("| " + " | ".join([cell.release, *summaries]) + " |")
-    return rows
-
-
-def _summary(layer: dict[str, Any]) -> str:
-    before, after = (
-        ", ".join(
-            f"{share(layer[tree]['stress'], key):.1%}" for key in ("crashed", "silently_wrong")
-        )
-        for tree in ("pristine", "patched")
-    )
-    return f"{before} → {after}" if layer["status"] == "affected" else f"fixed: {after}"
-
-
-_FORMS = {
-    "scripted": "scripted",
-    "saved": "saved and loaded",
-    "frozen": "frozen",
-    "optimized": "optimized for inference",
-}
-
-
-def _torchscript(status: Status, catalogue: Catalogue) -> list[str]:
-    """How calls of scripted layers ended: `tests/pyg/test_torchscript.py` records it."""
-    rows = []
-    for cell in status.cells:
-        made = {
-            (row["tree"], row["form"]): row["layers"]
-            for row in json.loads(_property(cell, "torchscript") or "[]")
-        }
-        for layer in made.get(("pristine", "scripted"), ()):
-            ends = {key: layers[layer] for key, layers in made.items()}
-            if "error" in ends["pristine", "scripted"]:
-                continue  # TorchScript does not take it.
-            cells = [
-                f"{_end(ends['pristine', form])} → {_end(ends['patched', form])}" for form in _FORMS
-            ]
-            rows.append([cell.release, f"`{catalogue.classes[layer]}`", *cells])
-    if not rows:
-        return []
-    return [
-        "## In TorchScript",
-        "",
-        "Eight threads share a scripted layer, which runs without the GIL, in a process of its "
-        "own: the calls that crashed, and those that were silently wrong, as released → patched; "
-        "or the signal by which the process died.",
-        "",
-        "| PyG | layer | " + " | ".join(_FORMS.values()) + " |",
-        "|---" * (len(_FORMS) + 2) + "|",
-        *(f"| {' | '.join(row)} |" for row in rows),
-        "",
-    ]
-
-
-def _end(counts: dict[str, Any]) -> str:
-    if "died" in counts:
-        return f"died: {signal.Signals(counts['died']).name}"
-    if "error" in counts:
-        return "not scripted"
-    return ", ".join(f"{share(counts, key):.1%}" for key in ("crashed", "silently_wrong"))
-
-
-def _environments(status: Status) -> list[str]:
-    rows = [
-        "| environment | Python | torch | tests passed (skipped) | layers | calls | upstream's | "
-        "forced rounds that failed: before, after |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for cell in status.cells:
-        affected = [layer for layer in cell.layers.values() if layer["status"] == "affected"]
-        forced = [
-            f"{sum(layer[tree]['interleaved']['spoiled_rounds'] for layer in layers)} of "
-            f"{sum(layer[tree]['interleaved']['rounds'] for layer in layers)}"
-            for tree, layers in (("pristine", affected), ("patched", list(cell.layers.values())))
-        ]
-        row = [
-            f"`{cell.environment}`",
-            cell.python,
-            cell.torch,
-            f"{cell.tests['passed']} ({cell.tests['skipped']})",
-            _property(cell, "layers"),
-            f"{_property(cell, 'calls')} ({_property(cell, 'calls_that_fail_before')})",
-            _property(cell, "upstream_full"),
-            ", ".join(forced),
-        ]
-        rows.append("| " + " | ".join(row) + " |")
-    return rows
+def dates(cells: Collection[Cell]) -> str:
+    """When cells ran: a day, or the first and the last one."""
+    days = sorted({cell.when[:10] for cell in cells})
+    return days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"

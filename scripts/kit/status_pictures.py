@@ -6,7 +6,7 @@ from typing import Any
 
 from kit import pictures
 from kit.releases import Catalogue
-from kit.status import Cell, Status, columns, share
+from kit.status import Cell, Status, columns, dates, share
 
 # The colours of how a call ended.
 ENDS = {"right": "#4c9f70", "crashed": "#e9a03b", "silently wrong": "#c8373a"}
@@ -19,6 +19,9 @@ GRID = {
     "a test of the environment failed": ("#c8373a", "x"),
 }
 
+# The title of the part of the grid whose environments name their Python.
+OTHER_PYTHONS = "on other Pythons"
+
 # A release of the time before upstream's fix, and one of after it.
 BEFORE_AND_AFTER = ("2.3.1", "2.8.1")
 
@@ -28,19 +31,17 @@ def draw_grid(status: Status, catalogue: Catalogue, file: Path) -> None:
     pyplot = pictures.plotting()
     from matplotlib.patches import Patch
 
-    heads = columns(status)
-    rows = [list(dict.fromkeys(c.release for c in status.cells if c.column == h)) for h in heads]
+    parts = _parts(status)
     figure, axes = pyplot.subplots(
-        len(heads),
+        len(parts),
         1,
-        figsize=(8.8, 2.4 + sum(0.24 * len(row) + 1.0 for row in rows)),
+        figsize=(8.8, 2.4 + sum(0.24 * len(rows) + 1.0 for rows in parts.values())),
         squeeze=False,
-        height_ratios=[len(row) + 3 for row in rows],
+        height_ratios=[len(rows) + 3 for rows in parts.values()],
     )
-    for head, releases, axis in zip(heads, rows, axes[:, 0], strict=True):
-        cells = [cell for cell in status.cells if cell.column == head]
-        _draw_cells(axis, cells, releases, catalogue)
-        axis.set_title(head, loc="left", weight="bold", pad=8)
+    for (title, rows), axis in zip(parts.items(), axes[:, 0], strict=True):
+        _draw_rows(axis, rows, catalogue)
+        axis.set_title(title, loc="left", weight="bold", pad=8)
     words = {word_of(cell, layer) for cell in status.cells for layer in cell.layers}
     handles = [Patch(color=GRID[word][0], label=word) for word in GRID if word in words]
     handles.append(
@@ -62,11 +63,26 @@ def draw_grid(status: Status, catalogue: Catalogue, file: Path) -> None:
     )
 
 
-def _draw_cells(axis: Any, cells: list[Cell], releases: list[str], catalogue: Catalogue) -> None:  # noqa: ANN401
+def _parts(status: Status) -> dict[str, list[Cell | str]]:
+    """The parts of the grid by title, with their rows: cells, and lines of text above them."""
+    parts: dict[str, list[Cell | str]] = {}
+    for column in columns(status):
+        cells = [cell for cell in status.cells if cell.column == column]
+        parts[f"{column}, {dates(cells)}"] = [*cells]
+    others = [cell for cell in status.cells if cell.names_python]
+    for column in dict.fromkeys(cell.column for cell in others):
+        cells = [cell for cell in others if cell.column == column]
+        parts.setdefault(OTHER_PYTHONS, []).extend([f"{column}, {dates(cells)}", *cells])
+    return parts
+
+
+def _draw_rows(axis: Any, rows: list[Cell | str], catalogue: Catalogue) -> None:  # noqa: ANN401
     layers = list(catalogue.classes)
     boxes: dict[str, list[tuple[float, float, float, float]]] = {label: [] for label in GRID}
-    for cell in cells:
-        y = releases.index(cell.release)
+    for y, cell in enumerate(rows):
+        if isinstance(cell, str):
+            axis.text(0.04, y + 0.6, cell, ha="left", va="center", color=pictures.INK)
+            continue
         for x, layer in enumerate(layers):
             if layer in cell.layers:
                 label = word_of(cell, layer)
@@ -76,11 +92,12 @@ def _draw_cells(axis: Any, cells: list[Cell], releases: list[str], catalogue: Ca
     for label, shapes in boxes.items():
         pictures.rectangles(axis, shapes, GRID[label][0])
     axis.set_xlim(0, len(layers))
-    axis.set_ylim(len(releases), 0)
+    axis.set_ylim(len(rows), 0)
     names = [re.sub(r"(?<=[a-z])(?=[A-Z])", "\n", catalogue.classes[name]) for name in layers]
     axis.set_xticks([x + 0.5 for x in range(len(layers))], names)
     axis.xaxis.tick_top()
-    axis.set_yticks([y + 0.5 for y in range(len(releases))], releases)
+    ticks = {y + 0.5: row.release for y, row in enumerate(rows) if isinstance(row, Cell)}
+    axis.set_yticks(list(ticks), list(ticks.values()))
     pictures.bare(axis)
 
 

@@ -2,11 +2,15 @@
 
 import configparser
 import itertools
+import json
+import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import yaml
 from kit import environments, releases, status
 from kit.building import extensions as building
 from kit.cli import cli
@@ -127,10 +131,14 @@ def test_other_environments(pinned: Catalogue) -> None:
     pythons = {name.split("-")[0] for name in names if name.startswith("py3")}
     usual = {"py310", "py312", "py313", "py314", "py313t", "py314t"}
     assert pythons == usual | {"py38", "py39"}
+    # Each release has its scripted layers called often.
+    scripted = tox_list("-m", "scripted")
+    assert scripted == [f"{f}-torch213-ext-scripted" for f in factors]
+    assert {name for name in names if name.endswith("-scripted")} == set(scripted)
     # Every other name is one that can be run: a release and a torch.
     for name in names:
         assert re.fullmatch(
-            r"(py3\d+t?-)?pyg\w+-torch\d+(-ext)?(-zoo(-packages|-quick)?)?", name
+            r"(py3\d+t?-)?pyg\w+-torch\d+(-ext)?(-scripted|-zoo(-packages|-quick)?)?", name
         ), name
 
 
@@ -148,6 +156,32 @@ def test_workflow(pinned: Catalogue) -> None:
     }
     (listed,) = re.findall(r"torch: \[(.*)\]", text)
     assert set(re.findall(r'"([^"]+)"', listed)) == wanted
+
+
+@pytest.mark.parametrize("event", ["push", "schedule"])
+def test_jobs_of_the_workflow(tmp_path: Path, event: str) -> None:
+    """Once a week, each environment that tox lists is run by one job or another."""
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "matrix.yml").read_text())
+    jobs = workflow["jobs"]
+    (step,) = (step for step in jobs["list"]["steps"] if step.get("id") == "list")
+    output = tmp_path / "output"
+    environment = {**os.environ, "EVENT": event, "GITHUB_OUTPUT": str(output)}
+    subprocess.run([sys.executable, "-c", step["run"]], cwd=ROOT, env=environment, check=True)
+    matrix = json.loads(output.read_text().removeprefix("matrix="))
+    pythons = {job["env"]: job["python"] for job in matrix["include"]}
+    eras, scripted = set(tox_list("-m", "eras")), set(tox_list("-m", "scripted"))
+    kit = tox_list("-m", "kit")
+    own = {"packages", *kit, *scripted, *(() if event == "schedule" else eras)}
+    assert set(pythons) == set(tox_list()) - own
+    assert set(tox_list("-m", "zoo")) <= set(pythons)
+    assert pythons.get("py38-pyg231-torch20") == ("3.8" if event == "schedule" else None)
+    # What has a job of its own.
+    assert jobs["packages"]["steps"][-1]["run"] == "scripts/kit.sh packages"
+    versions = {version.replace(".", "") for version in jobs["kit"]["strategy"]["matrix"]["python"]}
+    assert {name.removeprefix("kit-py") for name in kit} <= versions
+    assert jobs["kit"]["steps"][-1]["run"] == "scripts/test.sh --quick"
+    # Its jobs make as many calls as those of the label `scripted`.
+    assert workflow["env"]["PYG_THREADSAFE_FULL"] == "1"
 
 
 @pytest.mark.parametrize("verb", sorted(cli.commands))

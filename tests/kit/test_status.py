@@ -1,16 +1,17 @@
 """The status page: gathered, drawn, and the committed one up to date."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
 import pytest
 from conftest import World
-from kit import releases
+from kit import releases, status_page
 from kit import status as reporting
 from kit.errors import SourceError
-from kit.releases import ROOT, Catalogue
+from kit.releases import ROOT
 
 SUITE = """<?xml version="1.0" encoding="utf-8"?>
 <testsuites><testsuite name="pytest" errors="{errors}" failures="{failures}" skipped="2" tests="10"
@@ -67,56 +68,111 @@ def test_gather(world: World, tmp_path: Path) -> None:
     assert first.holds and first.extensions and not status.cells[1].extensions
     (tmp_path / "status.json").write_text(reporting.dump(status))
     assert reporting.load(tmp_path / "status.json") == status
-    page = reporting.render(status, releases.load())
+    page = status_page.render(status, releases.load())
     assert "## Torch 2.13.0 + extensions" in page
-    assert "| 1.8.0 | 20.0%, 5.0% → 0.0%, 0.0% |" in page
+    assert "| 1.8.0 | 20.0%, 5.0% → 0.0%, 0.0% | 2026-11-23 |" in page
     assert "these have not run: `pyg200-torch213`" in page
     assert "2026-11-23 18:37 UTC" in page
     assert "50 of 50, 0 of 50" in page
     assert "Left out, with reasons in `scripts/kit/programs/layers.py`: FusedGATConv, Mess" in page
 
 
-def test_torchscript(world: World, tmp_path: Path) -> None:
-    leave(tmp_path / "results", "pyg180-torch213", "1.8.0")
-    ended = {"calls": 1000, "right": 998, "crashed": 1, "silently_wrong": 1}
-    right = {**ended, "right": 1000, "crashed": 0, "silently_wrong": 0}
-    no = {"error": "RuntimeError: it cannot be scripted"}
-    ends = {
-        ("pristine", "scripted"): ended,
-        ("pristine", "saved"): {"died": 11},
-        ("pristine", "frozen"): {"died": 6},
-        ("pristine", "optimized"): right,
-    }
+def leave_scripted(folder: Path, name: str, calls: int, right: int) -> None:
+    """What an environment leaves that runs scripted layers alone."""
+    folder.mkdir(exist_ok=True)
+    ended = {"calls": calls, "right": right, "crashed": calls - right, "silently_wrong": 0}
     rows = [
-        {"tree": tree, "form": form, "layers": {"gatv2_conv": end, "other_conv": no}}
-        for (tree, form), end in ends.items()
+        {"tree": tree, "form": form, "layers": {"gatv2_conv": ended}}
+        for tree in ("pristine", "patched")
+        for form in ("scripted", "saved", "frozen", "optimized")
     ]
-    patched = {"gatv2_conv": right, "other_conv": no}
-    rows += [{**row, "tree": "patched", "layers": patched} for row in rows]
-    file = tmp_path / "results" / "pyg180-torch213.xml"
-    added = f'<property name="torchscript" value={quoteattr(json.dumps(rows))} /></properties>'
-    file.write_text(file.read_text().replace("</properties>", added, 1))
-    page = reporting.render(gather(tmp_path / "results", []), releases.load())
-    assert (
-        "| 1.8.0 | `GATv2Conv` | 0.1%, 0.1% → 0.0%, 0.0% | died: SIGSEGV → 0.0%, 0.0% | "
-        "died: SIGABRT → 0.0%, 0.0% | 0.0%, 0.0% → 0.0%, 0.0% |"
-    ) in page
-    assert page.count("1.8.0 | `") == 1
+    ran_on = {"release": "1.8.0", "python": "3.13.5", "torch": "2.13.0+cpu"}
+    properties = {"torchscript": rows, "torchscript_ran_on": ran_on}
+    listed = "".join(
+        f"<property name={quoteattr(key)} value={quoteattr(json.dumps(value))} />"
+        for key, value in properties.items()
+    )
+    text = SUITE.format(proof='"{}"', failures=int(right < calls), errors=0)
+    (folder / f"{name}.xml").write_text(
+        text.replace('<property name="proof" value="{}" />', listed)
+    )
 
 
-def test_python_without_the_gil_has_a_column_of_its_own(world: World, tmp_path: Path) -> None:
-    leave(tmp_path / "results", "pyg180-torch213", "1.8.0")
-    leave(tmp_path / "results", "py313t-pyg180-torch213", "1.8.0")
+def test_scripted_layers_alone_make_no_page(world: World, tmp_path: Path) -> None:
+    leave_scripted(tmp_path / "results", "pyg180-torch213-ext-scripted", 20_000, 20_000)
     status = gather(tmp_path / "results", [])
-    assert reporting.columns(status) == ["torch 2.13.0", "torch 2.13.0, Python 3.13.5t"]
+    nothing = reporting.Status("scripts/kit.sh report", [], [], [])
+    with pytest.raises(SourceError, match=r"Only scripted layers have run\. Expected"):
+        reporting.keep(status, nothing, releases.load(), ["pyg180-torch213-ext-scripted"])
 
 
-@pytest.mark.parametrize("failures, errors", [(1, 0), (0, 1)])
-def test_what_fails_is_said(world: World, tmp_path: Path, failures: int, errors: int) -> None:
-    leave(tmp_path / "results", "pyg180-torch213", "1.8.0", failures, errors)
-    status = gather(tmp_path / "results", [])
-    assert not status.cells[0].holds
-    assert "- `pyg180-torch213`: 1 tests failed" in reporting.render(status, releases.load())
+def test_an_earlier_result_stays_with_its_date(world: World, tmp_path: Path) -> None:
+    """Whoever records the default list again keeps the environments that run once a week."""
+    catalogue = releases.load()
+    names = {"pyg180-torch213": "1.8.0", "py38-pyg190-torch20": "1.9.0"}
+    for name, version in names.items():
+        leave(tmp_path / "first", name, version)
+    leave_scripted(tmp_path / "first", "pyg180-torch213-ext-scripted", 20_000, 20_000)
+    recorded = gather(tmp_path / "first", [])
+    recorded = replace(
+        recorded,
+        cells=[replace(cell, machine="another") for cell in recorded.cells],
+    )
+    leave(tmp_path / "second", "pyg180-torch213", "1.8.0")
+    file = tmp_path / "second" / "pyg180-torch213.xml"
+    file.write_text(file.read_text().replace("2026-11-23", "2026-12-01"))
+    environments = [*names, "pyg180-torch213-ext-scripted"]
+    gathered = gather(tmp_path / "second", ["pyg180-torch213"])
+    both, left_out = reporting.keep(gathered, recorded, catalogue, environments)
+    assert left_out == []
+    dates = {cell.environment: cell.when[:10] for cell in both.cells}
+    assert dates == {"pyg180-torch213": "2026-12-01", "py38-pyg190-torch20": "2026-11-23"}
+    assert both.scripted == recorded.scripted
+    page = status_page.render(both, catalogue)
+    assert "| 1.8.0 | 20.0%, 5.0% → 0.0%, 0.0% | 2026-12-01 |" in page
+    assert "| 1.9.0 | 3.13.5 | 2.13.0 | 20.0%, 5.0% → 0.0%, 0.0% | 2026-11-23 |" in page
+    assert "ran between 2026-11-23 18:37 UTC and 2026-12-01 18:37 UTC" in page
+    assert "and another (1 of them)" in page
+    (tmp_path / "status.json").write_text(reporting.dump(both))
+    assert reporting.load(tmp_path / "status.json") == both
+
+
+def test_an_earlier_result_is_not_missing(world: World, tmp_path: Path) -> None:
+    leave(tmp_path / "first", "pyg180-torch213", "1.8.0")
+    leave(tmp_path / "second", "py38-pyg190-torch20", "1.9.0")
+    expected = ["pyg180-torch213", "pyg190-torch213"]
+    both, _ = reporting.keep(
+        gather(tmp_path / "second", expected),
+        gather(tmp_path / "first", []),
+        releases.load(),
+        [*expected, "py38-pyg190-torch20"],
+    )
+    assert both.missing == ["pyg190-torch213"]
+
+
+def test_an_earlier_result_that_is_about_something_else_is_left_out(
+    world: World, tmp_path: Path
+) -> None:
+    leave(tmp_path / "first", "pyg180-torch20", "1.8.0")
+    leave(tmp_path / "first", "pyg180-torch21", "1.8.0")
+    leave(tmp_path / "first", "pyg180-torch24", "1.8.0")
+    leave(tmp_path / "first", "pyg180-torch29", "1.8.0")
+    recorded = gather(tmp_path / "first", [])
+    of_other_patches = [
+        replace(recorded.cells[0], layers={}),
+        replace(recorded.cells[1], release="0.1.0"),
+        *recorded.cells[2:],
+    ]
+    leave(tmp_path / "second", "pyg180-torch213", "1.8.0")
+    both, left_out = reporting.keep(
+        gather(tmp_path / "second", []),
+        replace(recorded, cells=of_other_patches),
+        releases.load(),
+        # tox.ini has no environment with 2.9.1 any more.
+        ["pyg180-torch213", "pyg180-torch20", "pyg180-torch21", "pyg180-torch24"],
+    )
+    assert {cell.environment for cell in both.cells} == {"pyg180-torch213", "pyg180-torch24"}
+    assert left_out == ["pyg180-torch20", "pyg180-torch21", "pyg180-torch29"]
 
 
 def test_no_results(world: World, tmp_path: Path) -> None:
@@ -163,19 +219,3 @@ def test_results_of_other_patches(world: World, tmp_path: Path) -> None:
     leave(tmp_path, "pyg200-torch213", "2.0.0")  # as affected, which it is not
     with pytest.raises(SourceError, match="Run it again: tox run -e pyg200-torch213"):
         gather(tmp_path, [])
-
-
-@pytest.fixture(scope="module")
-def committed() -> reporting.Status:
-    return reporting.load(reporting.DATA)
-
-
-@pytest.fixture(scope="module")
-def pinned() -> Catalogue:
-    return releases.load()
-
-
-def test_committed_page_says_what_the_data_say(
-    committed: reporting.Status, pinned: Catalogue
-) -> None:
-    assert reporting.PAGE.read_text(encoding="utf-8") == reporting.render(committed, pinned)

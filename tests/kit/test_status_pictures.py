@@ -31,6 +31,17 @@ def test_picture(world: World, tmp_path: Path, committed: Path) -> None:
         assert word in labels
 
 
+def test_other_pythons_and_dates_are_in_the_grid(world: World, tmp_path: Path) -> None:
+    leave(tmp_path / "results", "pyg180-torch213", "1.8.0")
+    leave(tmp_path / "results", "py313-pyg190-torch213", "1.9.0")
+    file = tmp_path / "grid.svg"
+    status_pictures.draw_grid(gather(tmp_path / "results", []), releases.load(), file)
+    labels = list(ElementTree.parse(file).getroot().itertext())
+    for label in ("torch 2.13.0, 2026-11-23", "torch 2.13.0, Python 3.13, 2026-11-23", "1.9.0"):
+        assert label in labels
+    assert status_pictures.OTHER_PYTHONS in labels
+
+
 def test_the_legend_names_what_occurs(world: World, tmp_path: Path) -> None:
     leave(tmp_path / "results", "pyg180-torch213", "1.8.0")
     gathered = gather(tmp_path / "results", [])

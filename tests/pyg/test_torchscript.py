@@ -9,8 +9,11 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import platform
 from collections.abc import Callable
+from importlib.metadata import version
 from importlib.util import find_spec
+from sysconfig import get_config_var
 from typing import Any, Dict
 
 import pytest
@@ -62,6 +65,12 @@ def ends(
                 ended[layer] = json.loads(result.stdout.splitlines()[-1])
     rows = [{"tree": tree, "form": form, "layers": ended} for (tree, form), ended in made.items()]
     record_testsuite_property("torchscript", json.dumps(rows))
+    ran_on = {
+        "release": pytestconfig.getoption("release"),
+        "python": platform.python_version() + ("t" if get_config_var("Py_GIL_DISABLED") else ""),
+        "torch": version("torch"),
+    }
+    record_testsuite_property("torchscript_ran_on", json.dumps(ran_on))
     return made
 
 
