@@ -54,7 +54,8 @@ make_environment() {
   # For whoever may read the clone, too: mktemp lets nobody else in.
   chmod +rx "$new"
   log="$new/install.log"
-  printf 'Setting up the tools in .kit/%s (first use, takes some seconds) ...\n' "$group" >&2
+  [ -n "${quiet:-}" ] ||
+    printf 'Setting up the tools in .kit/%s (first use, takes some seconds) ...\n' "$group" >&2
   if ! "$base" -I -m venv "$new" >"$log" 2>&1; then
     if "$base" -I -c 'import ensurepip' 2>/dev/null; then
       fail "'$base -m venv' failed: $(tail -n 3 "$log")"

@@ -8,6 +8,8 @@ while [ -L "$self" ]; do # older macOS has no `readlink -f`
 done
 # shellcheck source=scripts/environment.sh
 source "$(dirname -- "$self")/environment.sh"
+# shellcheck disable=SC2034  # for environment.sh
+case " $* " in *" --quiet "* | *" -q "*) quiet=yes ;; esac
 # Pages are drawn with matplotlib, which only the environment of the tests has.
 case " $* " in
   " report "* | " bench "* | *" --survey "* | *" --render "*) tools_python test ;;

@@ -29,7 +29,7 @@ from kit.commands.soak import soak
 from kit.commands.upstream import upstream
 from kit.commands.validate import validate
 from kit.commands.zoo import zoo
-from kit.console import EXIT_CODES, err
+from kit.console import EXIT_CODES, add_quiet, err
 from kit.errors import KitError, ToolError, UsageError
 
 # With it, the shell asks for what completes a line: click has it.
@@ -105,8 +105,35 @@ def _fail(message: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
+# What the kit itself is looked after with: named in the help, in a line.
+UPKEEP = (env, validate, add_release, refresh, release, report, run_packages, mutate, zoo)
+
+
+class _Verbs(click.Group):
+    """The verbs in the order of their use, on one screen of 80 x 24."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        upkeep = [command.name or "" for command in UPKEEP]
+        rows = [
+            (name, command.get_short_help_str(limit=70))
+            for name, command in self.commands.items()
+            if name not in upkeep
+        ]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+        formatter.write_paragraph()
+        with formatter.indentation():
+            formatter.write_text(f"To look after the kit itself: {', '.join(upkeep)}.")
+
+
 @click.group(
-    epilog=EXIT_CODES, invoke_without_command=True, context_settings={"max_content_width": 80}
+    cls=_Verbs,
+    epilog=EXIT_CODES,
+    invoke_without_command=True,
+    context_settings={"max_content_width": 80},
 )
 @click.version_option(__version__, message="pyg-threadsafe %(version)s")
 @click.pass_context
@@ -117,23 +144,6 @@ def cli(context: click.Context) -> None:
         context.exit(UsageError.exit_code)
 
 
-for command in (
-    apply,
-    prove,
-    audit,
-    doctor,
-    build,
-    bench,
-    env,
-    validate,
-    add_release,
-    refresh,
-    upstream,
-    release,
-    report,
-    run_packages,
-    soak,
-    mutate,
-    zoo,
-):
+for command in (doctor, apply, audit, build, prove, bench, soak, upstream, *UPKEEP):
     cli.add_command(command)
+add_quiet(cli)

@@ -1,8 +1,10 @@
 """What the commands share: consoles, progress, common options. It imports no command."""
 
 import contextlib
+import json
 import os
 import re
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,24 +16,24 @@ from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElaps
 from rich.table import Table
 from rich.text import Text
 
-from kit import environments, places, sources
+from kit import environments, places, releases, sources, transactions
 from kit.building import extensions as built
 from kit.building.cuda import Target
-from kit.errors import shown
+from kit.errors import TreeError, UsageError, shown
 from kit.proving import Proof
 from kit.releases import Catalogue, Release
 
-EXIT_CODES = """
-\b
-Exit codes:
-  0    done, or nothing left to do
-  1    a proof or a check found a fault; apply --check: something would change
-  2    the command line is wrong: an unknown version, series or option
-  3    a release could not be downloaded, or is not what its pin says
-  4    the tree, its place, or a file in patches/ is not in a state to work on
-  5    this machine lacks something: git, Python 3.10, torch, disk space, ...
-  130  interrupted; the tree is as it was
-"""
+# One line each in docs/details.md.
+EXIT_CODES = (
+    "Exit codes: 0 done, 1 a fault was found, 2 wrong usage, 3 no download, 4 the tree or its "
+    "place, 5 this machine lacks something, 130 interrupted."
+)
+
+# https://no-color.org; here it stands for any escape code, those of progress as well.
+_NO_COLOR = bool(os.environ.get("NO_COLOR"))
+
+# Where the context of a command line keeps that `--quiet` was given.
+_QUIET = "kit.quiet"
 
 
 class _Help(TypedDict):
@@ -77,8 +79,17 @@ def _as_called(printed: Any) -> Any:  # noqa: ANN401
 
 
 def _console(*, stderr: bool) -> Console:
-    # What is printed is what was given: no markup, no emoji, no colours of its own choice.
-    console = _Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    # What is printed is what was given: no markup, no emoji, no colours of its own choice. A
+    # terminal is one, whatever FORCE_COLOR says: programs and logs read what is no terminal.
+    stream = sys.stderr if stderr else sys.stdout
+    console = _Console(
+        stderr=stderr,
+        highlight=False,
+        markup=False,
+        emoji=False,
+        force_terminal=stream is not None and stream.isatty(),
+        color_system=None if _NO_COLOR else "auto",
+    )
     if not console.is_terminal:
         # A program reads it, or a file keeps it: nothing is wrapped or folded.
         console.soft_wrap = True
@@ -123,10 +134,23 @@ def _display(stop: Callable[[], None]) -> Iterator[None]:
         stop()
 
 
+def _is_quiet() -> bool:
+    context = click.get_current_context(silent=True)
+    return context is not None and bool(context.meta.get(_QUIET))
+
+
+def _is_live() -> bool:
+    """Whether there is a terminal on which what was written can be replaced."""
+    return err.is_terminal and not err.is_dumb_terminal and not _NO_COLOR
+
+
 @contextlib.contextmanager
 def progress() -> Iterator[Notify]:
     """Shows what is under way on a terminal, and as plain lines elsewhere. May be nested."""
-    if not err.is_terminal:
+    if _is_quiet():
+        yield lambda message: None
+        return
+    if not _is_live():
         yield lambda message: err.print(Text(message))
         return
     status = err.status("")
@@ -146,7 +170,10 @@ def progress() -> Iterator[Notify]:
 @contextlib.contextmanager
 def build_progress() -> Iterator[built.Progress]:
     """Shows what each package is doing, a line each with its time; elsewhere, a line a change."""
-    if not err.is_terminal:
+    if _is_quiet():
+        yield lambda package, state, done: None
+        return
+    if not _is_live():
         printed: dict[str, str] = {}
 
         def say(package: str, state: str, done: bool) -> None:
@@ -194,6 +221,87 @@ def table(*columns: str, right: tuple[str, ...] = (), title: str | None = None) 
 def print_path(path: Path) -> None:
     """Prints a path as messages show it."""
     out.print(Text(str(shown(path))))
+
+
+def add_quiet(command: click.Command) -> None:
+    """Adds `--quiet` to a command, and to all that are below it."""
+
+    def keep(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+        if value:
+            context.meta[_QUIET] = True  # which a context shares with those below it
+
+    command.params.append(
+        click.Option(
+            ["-q", "--quiet"],
+            is_flag=True,
+            expose_value=False,
+            callback=keep,
+            help="Show no progress: results and errors alone.",
+        )
+    )
+    if isinstance(command, click.Group):
+        for each in command.commands.values():
+            add_quiet(each)
+
+
+def _check_json(
+    context: click.Context, parameter: click.Parameter, file: Path | None
+) -> Path | None:
+    """Checks the place for JSON before anything that takes minutes."""
+    if file is None or str(file) == "-":
+        return file
+    if str(file) in ("latest", "nightly") or releases.is_version(str(file)):
+        raise UsageError(
+            f"--json {file} would write a file of that name. Name the PYG-VERSION before --json, "
+            f"or a file by another name."
+        )
+    parent = next(folder for folder in file.absolute().parents if folder.exists())
+    if not (parent.is_dir() and os.access(parent, os.W_OK)):
+        raise TreeError(
+            f"--json {file}: nothing can be written in {parent}. Name a file in a directory of "
+            f"yours."
+        )
+    return file
+
+
+json_option = click.option(
+    "--json",
+    "json_file",
+    is_flag=False,
+    flag_value="-",
+    type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
+    callback=_check_json,
+    metavar="[FILE]",
+    help="Print JSON, and that alone; or write it to FILE.",
+)
+
+
+def write_json(file: Path | None, data: object) -> bool:
+    """Writes what `--json` asks for, and says whether that was the standard output.
+
+    Args:
+        file: What `json_option` gives: `-` is the standard output, None is nothing.
+        data: What is known.
+
+    Raises:
+        TreeError: If the file cannot be written.
+    """
+    if file is None:
+        return False
+    content = json.dumps(data, indent=1)
+    if str(file) == "-":
+        # Whole lines on a terminal, too: they may be copied from there.
+        out.print(Text(content), soft_wrap=True)
+        return True
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        transactions.replace(file, f"{content}\n".encode())
+    except OSError as error:
+        raise TreeError(
+            f"--json {file}: it cannot be written ({error.strerror}). Name a file in a directory "
+            f"of yours."
+        ) from None
+    return False
 
 
 def torch_options(command: Command) -> Command:

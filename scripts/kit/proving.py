@@ -1,5 +1,6 @@
 """Shows the race on a pristine release, and its absence on the patched one."""
 
+import itertools
 import signal
 import statistics
 import subprocess
@@ -143,19 +144,21 @@ def prove(
         changed = {patch.series for patch in release.patches if patch.is_for_library}
         patched_layers = [layer for layer in tests if layer in changed]
         counts: dict[Path, dict[str, Any]] = {}
+        steps = itertools.count(1)
+        last = 4 if with_latency else 3
         # Where no patch changes a layer, both trees run the same code.
         for tree, layers in ((trees.pristine, list(tests)), (trees.patched, patched_layers)):
             names = ", ".join(catalogue.classes[layer] for layer in layers)
-            notify(f"Threads on the {tree.name} tree: {names} ...")
+            notify(f"{next(steps)} of {last}: threads on the {tree.name} tree: {names} ...")
             result = _run(release, python, tree, device, *(tests[layer] for layer in layers))
             counts[tree] = dict(zip(layers, result.pop("measured"), strict=True))
-        notify("Threads in TorchScript ...")
+        notify(f"{next(steps)} of {last}: threads in TorchScript ...")
         own_code = [layer for layer in patched_layers if layer not in cases.NO_LAYER]
         on_cpu = own_code if device == "cpu" else []
         scripted = {layer: _scripted(python, trees, tests[layer]) for layer in on_cpu}
         latency: dict[str, Any] = {}
         if with_latency:
-            notify("Latency, patched against pristine ...")
+            notify(f"{next(steps)} of {last}: latency, patched against pristine ...")
             latency = _latency(release, catalogue, python, trees, own_code)
     layers_proved = [
         LayerProof(

@@ -2,7 +2,7 @@
 
 import dataclasses
 import tempfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,23 +93,21 @@ def find_unpinned(catalogue: Catalogue, series: Collection[str]) -> list[str]:
     ]
 
 
-def validate(tasks: Sequence[Task], source: sources.Source) -> Iterator[Result]:
-    """Applies and reverses patches on the pristine files of each release.
+def validate(task: Task, source: sources.Source) -> Result:
+    """Applies and reverses patches on the pristine files of a release.
 
     Args:
-        tasks: What to check. Nothing else is fetched.
-        source: Where the pristine trees come from. Only a git checkout has
+        task: What to check. Nothing else is fetched.
+        source: Where the pristine tree comes from. Only a git checkout has
             upstream's tests, and so the files of the patches to them.
     """
-    for task in tasks:
-        used = source
-        if source.kind is sources.Kind.GIT and task.release.commit is None:
-            used = dataclasses.replace(source, kind=sources.Kind.SDIST)
-        with tempfile.TemporaryDirectory(prefix="pyg-threadsafe-") as name:
-            try:
-                yield _validate_one(task, used, Path(name) / "tree")
-            except KitError as error:
-                yield Result(task.release, task.patches, (str(error),), ())
+    if source.kind is sources.Kind.GIT and task.release.commit is None:
+        source = dataclasses.replace(source, kind=sources.Kind.SDIST)
+    with tempfile.TemporaryDirectory(prefix="pyg-threadsafe-") as name:
+        try:
+            return _validate_one(task, source, Path(name) / "tree")
+        except KitError as error:
+            return Result(task.release, task.patches, (str(error),), ())
 
 
 def _validate_one(task: Task, source: sources.Source, tree: Path) -> Result:

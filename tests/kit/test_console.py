@@ -1,10 +1,13 @@
 """What the commands share, on a terminal (a pseudo-terminal here) and off it."""
 
+import fcntl
 import os
 import pty
 import select
+import struct
 import subprocess
 import sys
+import termios
 import time
 
 from kit.releases import ROOT
@@ -41,16 +44,24 @@ out.print(rows)
 """
 
 
-def child(program: str, **options: object) -> "subprocess.Popen[bytes]":
+def command_of(program: str) -> tuple[list[str], dict[str, str]]:
     env = {**os.environ, "PYTHONPATH": str(ROOT / "scripts"), "TERM": "xterm-256color"}
-    env.pop("COLUMNS", None)
-    return subprocess.Popen([sys.executable, "-c", program], env=env, **options)  # type: ignore[call-overload,no-any-return]
+    for name in ("COLUMNS", "NO_COLOR"):
+        env.pop(name, None)
+    return [sys.executable, "-c", program], env
 
 
-def on_terminal(program: str) -> tuple[int, str]:
+def off_terminal(program: str) -> tuple[str, str]:
+    command, env = command_of(program)
+    process = subprocess.run(command, env=env, capture_output=True, timeout=120)
+    return process.stdout.decode(), process.stderr.decode()
+
+
+def on_terminal(command: list[str], env: dict[str, str]) -> tuple[int, str]:
     """Runs a program with a terminal of 80 x 24, and returns what it wrote there."""
     controller, terminal = pty.openpty()
-    process = child(program, stdin=terminal, stdout=terminal, stderr=terminal)
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    process = subprocess.Popen(command, env=env, stdin=terminal, stdout=terminal, stderr=terminal)
     os.close(terminal)
     written = b""
     end = time.monotonic() + 120
@@ -67,7 +78,7 @@ def on_terminal(program: str) -> tuple[int, str]:
 
 
 def test_progress_inside_progress() -> None:
-    code, written = on_terminal(NESTED)
+    code, written = on_terminal(*command_of(NESTED))
     assert code == 0, written
     for message in ("outer", "inner", "a word from outside", "torch-sparse", "outer again", "done"):
         assert message in written
@@ -75,25 +86,23 @@ def test_progress_inside_progress() -> None:
 
 def test_progress_off_a_terminal_is_lines() -> None:
     program = NESTED.replace("assert err.is_terminal", "assert not err.is_terminal")
-    process = child(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    out, err = process.communicate(timeout=120)
-    assert out == b"done\n"
-    assert err.decode().splitlines() == [
+    out, err = off_terminal(program)
+    assert out == "done\n"
+    assert err.splitlines() == [
         *("outer", "inner", "a word from outside"),
         *("torch-sparse: compiling a.cpp", "downloading", "torch-sparse: built", "outer again"),
     ]
 
 
 def test_text_is_printed_as_given() -> None:
-    process = child(AS_GIVEN, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    out, err = process.communicate(timeout=120)
+    out, err = off_terminal(AS_GIVEN)
     # No emoji, no markup, and off a terminal no line is wrapped.
     text = "audit --model app:MODEL:M: [bold]not bold[/] " + "/path" * 60
-    assert err.decode().splitlines() == [text]
-    assert [line.rstrip() for line in out.decode().splitlines()] == [text, "path", text]
+    assert err.splitlines() == [text]
+    assert [line.rstrip() for line in out.splitlines()] == [text, "path", text]
 
 
 def test_nothing_is_markup_on_a_terminal() -> None:
-    code, written = on_terminal(AS_GIVEN)
+    code, written = on_terminal(*command_of(AS_GIVEN))
     assert code == 0
     assert "app:MODEL:M: [bold]not bold[/]" in written.replace("\r\n", "")

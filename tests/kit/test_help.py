@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import click
 import pytest
-from kit import __version__
-from kit.cli import cli
+from kit import __version__, errors
+from kit.cli import UPKEEP, cli
 from kit.releases import ROOT
 
 
@@ -30,6 +30,39 @@ def test_one_screen(verb: str) -> None:
     # Examples first, which name this verb; exit codes last.
     assert re.match(rf"  \$ scripts/(kit\.sh {verb}|apply\.sh)", lines[2])
     assert any(line.startswith("  Exit codes: ") for line in lines[-2:])
+
+
+def test_the_door_has_one_screen() -> None:
+    """With each verb: those that users need in a line of their own, the others by name."""
+    lines = run("--help").splitlines()
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 80
+    rows = [line.split()[0] for line in lines if re.match(r"  [a-z]\S*  +[A-Z]", line)]
+    (rest,) = re.findall(r"look after the kit itself: (.*?)\.", " ".join(map(str.strip, lines)))
+    assert [*rows, *rest.split(", ")] == list(cli.commands)
+    assert rows[:3] == ["doctor", "apply", "audit"]
+    assert len(rest.split(", ")) == len(UPKEEP)
+
+
+def test_exit_codes_are_documented() -> None:
+    """In a line of the help, and in a table."""
+    codes = {"0", "130"} | {
+        str(error.exit_code)
+        for error in vars(errors).values()
+        if isinstance(error, type) and hasattr(error, "exit_code")
+    }
+    said = run("--help").split("Exit codes: ")[1]
+    assert set(re.findall(r"\d+", said)) == codes
+    details = (ROOT / "docs" / "details.md").read_text()
+    assert set(re.findall(r"^\| (\d+) \| .+ \|$", details, re.M)) == codes
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_options_that_are_alike(verb: str) -> None:
+    options = {name: option for option in VERBS[verb].params for name in option.opts}
+    assert "--quiet" in options and "-q" in options
+    if "--json" in options:
+        assert options["--json"].metavar == "[FILE]"
 
 
 @pytest.mark.parametrize("verb", VERBS)

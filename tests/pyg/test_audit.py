@@ -21,6 +21,10 @@ def audited(
     for tree, python in warm.items():
         ended = python.run(AUDIT, "layers", *options, "--calls", "16")
         assert ended.returncode == 0, ended.stderr
+        steps = [line for line in ended.stderr.splitlines() if line.startswith("progress: ")]
+        assert steps == [
+            f"progress: running {name}, {n + 1} of {len(names)}" for n, name in enumerate(names)
+        ]
         reports[tree] = json.loads(ended.stdout.splitlines()[-1])["layers"]
     return reports
 

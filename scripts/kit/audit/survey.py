@@ -4,7 +4,7 @@ Puts what their source says (`static`) and what they do (`programs/audit`) toget
 """
 
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,14 @@ class Survey:
     findings: list[Finding] = field(default_factory=list)
 
 
-def survey(root: Path, release: str, python: Path | None, *, path: bool = True) -> Survey:
+def survey(
+    root: Path,
+    release: str,
+    python: Path | None,
+    *,
+    path: bool = True,
+    notify: Callable[[str], None] = lambda message: None,
+) -> Survey:
     """Audits the layers of a tree.
 
     Args:
@@ -88,6 +95,7 @@ def survey(root: Path, release: str, python: Path | None, *, path: bool = True) 
         release: What to call it.
         python: An interpreter that can import it; None reads the sources alone.
         path: Whether to put the tree on the interpreter's path, or to take the PyG it has.
+        notify: Is told which layer runs.
 
     Raises:
         TreeError: If there is no PyG, or a file of it does not parse.
@@ -98,7 +106,8 @@ def survey(root: Path, release: str, python: Path | None, *, path: bool = True) 
         return Survey(release, findings=[read[key] for key in sorted(read)])
     with tempfile.TemporaryDirectory(prefix="pyg-threadsafe-") as home:
         # PyG 2.5.0 leaves compiled templates there, under names that all trees share.
-        ran = run_program(python, ["layers"], tree=root if path else None, home=Path(home))
+        tree = root if path else None
+        ran = run_program(python, ["layers"], tree=tree, home=Path(home), notify=notify)
     result = Survey(release, ran["python"], ran["torch"])
     dynamic: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for name, layer in ran["layers"].items():

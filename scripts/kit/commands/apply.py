@@ -11,7 +11,7 @@ from rich.text import Text
 from kit import applying, installations, patching, places, releases
 from kit.applying import How, Report
 from kit.audit.running import user_python
-from kit.console import PLACE, help_of, out, progress, source_of, source_options
+from kit.console import PLACE, err, help_of, out, progress, source_of, source_options
 from kit.errors import ProofError, UsageError, shown
 from kit.patching import State
 from kit.releases import Catalogue, Release
@@ -19,8 +19,7 @@ from kit.releases import Catalogue, Release
 
 @click.command(
     **help_of(
-        "Make a PyG release safe to share between threads. PYG-VERSION is one from "
-        "1.7.1 on, 'latest' or 'nightly'.",
+        "Make a PyG release safe to share between threads. Also: 'latest', 'nightly'.",
         "apply.sh --installed         # the PyG of the active environment",
         "apply.sh --python PATH       # the one that this Python imports",
         "apply.sh 2.3.1               # a fresh tree, in build/pyg-2.3.1",
@@ -119,7 +118,7 @@ def _patch_tree(
         where = f"Python {interpreter.version}, {interpreter.path}"
         how.notify(f"Found {tree / releases.VERSION_FILE} ({where})")
         for other in interpreter.others:
-            how.notify(f"{other} holds another PyG, which this Python does not import.")
+            err.print(f"{other} holds another PyG, which this Python does not import.")
     if version is not None:
         # A word that is no version is told before anything is read.
         catalogue.find(version)

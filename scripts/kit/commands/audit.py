@@ -1,7 +1,6 @@
 """`audit`: say whether threads can share a model, or the layers of a PyG."""
 
 import functools
-import json
 import shlex
 import tempfile
 from collections.abc import Sequence
@@ -20,12 +19,14 @@ from kit.console import (
     Command,
     find_python,
     help_of,
+    json_option,
     out,
     print_path,
     progress,
     source_of,
     source_options,
     torch_options,
+    write_json,
 )
 from kit.errors import ProofError, TreeError, UsageError
 from kit.places import door, need_checkout
@@ -35,13 +36,7 @@ from kit.releases import Catalogue, Release
 def _model_options(command: Command) -> Command:
     """Adds the options of the audit of a model."""
     for option in (
-        click.option(
-            "--json",
-            "json_file",
-            type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
-            metavar="FILE",
-            help="Write it as JSON; with -, print that alone.",
-        ),
+        json_option,
         click.option(
             "--allow",
             multiple=True,
@@ -84,9 +79,8 @@ def _model_options(command: Command) -> Command:
 
 @click.command(
     **help_of(
-        "Say whether threads can share a model, or the layers of a PyG. Safe: of all that the "
-        "Python code of these calls writes, no call took another one's. It cannot know what other "
-        "inputs do, nor what C++ keeps.",
+        "Say whether threads can share a model, or the layers of a PyG. Safe: no call took what "
+        "another one had written, for these inputs; C++ code is not seen.",
         "kit.sh audit --model serving:get_model --inputs serving:get_inputs",
         "kit.sh audit 2.8.1           # or --installed, or --path DIR",
         exits="1 not safe, or not shown to be",
@@ -192,10 +186,9 @@ def _audit_layers(
             python = None
         elif python is None:
             python = find_python(release, None, torch, source.cache, offline=source.offline)
-        notify("Reading and running its layers ...")
-        result = survey.survey(
-            root, release.version if release else str(root), python, path=not installed
-        )
+        notify("Reading its sources ...")
+        label = release.version if release else str(root)
+        result = survey.survey(root, label, python, path=not installed, notify=notify)
     _show_survey(result, catalogue, release, root if version is None else None, show, allowed)
 
 
@@ -277,7 +270,7 @@ def _show_survey(
     races = [finding for finding in racing if finding not in (*left_out, *allowed_ones)]
     names = sorted({finding.cls for finding in races})
     data = {"races": names, "left_out": sorted({f.cls for f in left_out}), **asdict(result)}
-    if not _write_json(json_file, data):
+    if not write_json(json_file, data):
         _print_survey(result, release, races, show_all)
         if races:
             out.print(Text("What to do", style="bold"))
@@ -366,21 +359,6 @@ def _show_tree_advice(
     out.print(Text("    with lock:\n        result = model(...)"))
 
 
-def _write_json(file: Path | None, data: dict[str, Any]) -> bool:
-    """Writes data as JSON if a file is named, and says whether that was the standard output."""
-    if file is None:
-        return False
-    content = json.dumps(data, indent=1)
-    if str(file) == "-":
-        click.echo(content)
-        return True
-    try:
-        file.write_text(content + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"--json {file}: it cannot be written ({error.strerror}).") from None
-    return False
-
-
 # A model.
 
 
@@ -416,7 +394,7 @@ def _audit_model(
     known = patching.identify(root, catalogue) if root is not None else []
     verdict = judge(report, allowed)
     what_to_do = advice.advise(verdict, report, catalogue, known[-1] if known else None, root)
-    if not _write_json(json_file, as_data(verdict, what_to_do, report)):
+    if not write_json(json_file, as_data(verdict, what_to_do, report)):
         for line, style in text.lines_of(model, verdict, report, show_all=show_all):
             out.print(Text(line, style=style))
         if what_to_do:
@@ -462,7 +440,7 @@ def _survey_all(
                     sources.materialize(release, source, root)
                     if everything:
                         notify(f"PyG {release.version}: reading and running its layers ...")
-                        surveys.append(survey.survey(root, release.version, python))
+                        surveys.append(survey.survey(root, release.version, python, notify=notify))
                     notify(f"PyG {release.version}: predicting while others work ...")
                     measured.append(outside.measure(root, release.version, python))
     page.draw(surveys, page.PICTURE)

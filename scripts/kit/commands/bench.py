@@ -1,5 +1,6 @@
 """`bench`: measure what the patches cost."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,9 +91,16 @@ def _measure_page(bench: measure.Bench, parts: tuple[str, ...]) -> None:
     rarely = (measure.LARGE, measure.FREE_THREADED)
     data = kept if parts else {key: part for key, part in kept.items() if key in rarely}
     default = (*measure.PARTS, *([measure.LARGE] if bench.full else []))
-    for part in parts or default:
-        data[part] = measure.measure_part(bench, part)
+    chosen = parts or default
+    for number, part in enumerate(chosen):
+        where = f"{part}, {number + 1} of {len(chosen)}"
+        data[part] = measure.measure_part(_telling(bench, where), part)
     _write(data, bench.catalogue)
+
+
+def _telling(bench: measure.Bench, where: str) -> measure.Bench:
+    """The same, which says where it is."""
+    return replace(bench, notify=lambda text: bench.notify(f"{where}: {text}"))
 
 
 def _write(data: dict[str, Any], catalogue: Catalogue) -> None:

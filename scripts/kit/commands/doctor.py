@@ -1,6 +1,5 @@
 """`doctor`: whether the PyG of an environment is patched."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from rich.text import Text
 
 from kit import diagnosis, releases
 from kit.audit.running import user_python
-from kit.console import PLACE, help_of, out
+from kit.console import PLACE, help_of, json_option, out, write_json
 from kit.diagnosis import Diagnosis
 from kit.errors import ProofError, TreeError, UsageError
 
@@ -31,9 +30,13 @@ from kit.errors import ProofError, TreeError, UsageError
 @click.option(
     "--python", type=PLACE, metavar="PATH", help="Look at the PyG that this interpreter imports."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print all of it for a program.")
+@json_option
 def doctor(
-    version: str | None, installed: bool, tree: Path | None, python: Path | None, as_json: bool
+    version: str | None,
+    installed: bool,
+    tree: Path | None,
+    python: Path | None,
+    json_file: Path | None,
 ) -> None:
     """Says whether the PyG of an environment is patched."""
     if tree is not None and (installed or python is not None):
@@ -44,9 +47,7 @@ def doctor(
     examined = diagnosis.examine(
         catalogue, tree, None if tree is not None else user_python(python), version
     )
-    if as_json:
-        out.print(json.dumps(examined.as_data(), indent=1))
-    else:
+    if not write_json(json_file, examined.as_data()):
         for line, style in _lines(examined):
             out.print(Text(line, style=style))
     if examined.faults and not examined.commands:

@@ -1,6 +1,5 @@
 """`mutate`: put the fault back into each patched layer, and see its test catch it."""
 
-import json
 from pathlib import Path
 
 import click
@@ -9,6 +8,7 @@ from kit import mutating, pages, places, proofs, releases
 from kit.console import (
     find_python,
     help_of,
+    json_option,
     out,
     print_path,
     progress,
@@ -16,6 +16,7 @@ from kit.console import (
     source_options,
     table,
     torch_options,
+    write_json,
 )
 from kit.errors import ProofError
 from kit.releases import Catalogue
@@ -41,14 +42,14 @@ from kit.releases import Catalogue
     show_default=True,
     help="Of each mutant; ten times as many as patched.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print all of it for a program.")
+@json_option
 @click.option("--record", is_flag=True, help="Write what was seen to docs/proofs.md.")
 def mutate(
     versions: tuple[str, ...],
     torch: str,
     python: Path | None,
     rounds: int,
-    as_json: bool,
+    json_file: Path | None,
     record: bool,
     kind: str,
     git_url: str,
@@ -80,9 +81,7 @@ def mutate(
                 written = proofs.record(
                     mutating.DATA, done[-1].as_json(), pages.stamp(command), catalogue
                 )
-    if as_json:
-        out.print(json.dumps([each.as_json() for each in done], indent=1))
-    else:
+    if not write_json(json_file, [each.as_json() for each in done]):
         for each in done:
             _show(each, catalogue)
     for file in written:

@@ -1,6 +1,5 @@
 """`soak`: many threads share one model with every patched layer."""
 
-import json
 from pathlib import Path
 
 import click
@@ -9,6 +8,7 @@ from kit import pages, places, proofs, releases, soaking
 from kit.console import (
     find_python,
     help_of,
+    json_option,
     out,
     print_path,
     progress,
@@ -16,6 +16,7 @@ from kit.console import (
     source_options,
     table,
     torch_options,
+    write_json,
 )
 from kit.errors import ProofError
 from kit.releases import Catalogue
@@ -48,7 +49,7 @@ from kit.releases import Catalogue
     show_default=True,
     help="That share the model.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print all of it for a program.")
+@json_option
 @click.option("--record", is_flag=True, help="Write what was measured to docs/proofs.md.")
 def soak(
     version: str | None,
@@ -56,7 +57,7 @@ def soak(
     python: Path | None,
     minutes: float,
     threads: int,
-    as_json: bool,
+    json_file: Path | None,
     record: bool,
     kind: str,
     git_url: str,
@@ -73,9 +74,7 @@ def soak(
         soaked = soaking.soak(
             release, catalogue, source, python, notify, minutes=minutes, threads=threads
         )
-    if as_json:
-        out.print(json.dumps(soaked.as_json(), indent=1))
-    else:
+    if not write_json(json_file, soaked.as_json()):
         _show(soaked, catalogue)
     if record:
         command = f"scripts/kit.sh soak {release.version} --record"

@@ -36,7 +36,10 @@ def validate(names: tuple[str, ...], kind: str, git_url: str, offline: bool) -> 
         _print_fault(problem)
     faults, count, left_out, patches = len(unpinned), 0, 0, set()
     with progress() as notify:
-        for result in validating.validate(tasks, source_of(kind, git_url, offline, notify)):
+        source = source_of(kind, git_url, offline, notify)
+        for number, task in enumerate(tasks):
+            notify(f"PyG {task.release.version}, {number + 1} of {len(tasks)} ...")
+            result = validating.validate(task, source)
             for problem in result.problems:
                 _print_fault(f"PyG {result.release.version}: {problem}")
             faults += len(result.problems)

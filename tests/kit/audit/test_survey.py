@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,17 @@ def test_what_a_layer_writes_into_what_it_holds_is_its_own(
     )
     (finding,) = survey.survey(tree(tmp_path), "1.0", Path("python")).findings
     assert (finding.cls, finding.verdict) == ("OtherConv", "confirmed")
+
+
+def test_which_layer_runs_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(*arguments: Any, notify: Callable[[str], None], **keywords: Any) -> dict[str, Any]:
+        notify("running XConv, 1 of 2")
+        return {"python": "3.11", "torch": "2.13", "layers": {}}
+
+    monkeypatch.setattr(survey, "run_program", run)
+    told: list[str] = []
+    survey.survey(tree(tmp_path), "1.0", Path("python"), notify=told.append)
+    assert told == ["running XConv, 1 of 2"]
 
 
 def test_layers_that_cannot_run_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

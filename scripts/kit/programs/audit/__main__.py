@@ -21,7 +21,7 @@ import os
 import sys
 import threading
 from pathlib import Path
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Dict
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # TorchScript else fuses what it has seen before, and may round it in another way than at first.
@@ -83,8 +83,8 @@ def run(options: argparse.Namespace) -> Dict[str, Any]:
     if options.mode == "layers":
         from _pyg_threadsafe_audit import layers  # type: ignore[import-not-found,unused-ignore]
 
-        audit_layers: Callable[[List[str], int], Dict[str, Any]] = layers.audit_layers
-        return audit_layers(options.layer, options.calls)
+        audit_layers: Callable[..., Dict[str, Any]] = layers.audit_layers
+        return audit_layers(options.layer, options.calls, notify)
     from _pyg_threadsafe_audit import model  # type: ignore[import-not-found,unused-ignore]
 
     sys.path.insert(0, str(Path.cwd()))

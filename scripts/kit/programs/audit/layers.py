@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Callable, Dict, List
 
 from . import analysis
 from .calls import Problem, Request, Subject
@@ -12,12 +12,13 @@ from .places import last_line
 PROGRAMS = str(Path(__file__).parents[1])
 
 
-def audit_layers(names: List[str], calls: int) -> Dict[str, Any]:
+def audit_layers(names: List[str], calls: int, notify: Callable[[str], None]) -> Dict[str, Any]:
     """Audits each layer in each form in which it infers.
 
     Args:
         names: The layers; all that layers.py can build where there is none.
         calls: How many calls threads make of each.
+        notify: Is told which layer runs.
     """
     sys.path.insert(0, PROGRAMS)
     import layers as known  # type: ignore[import-not-found,unused-ignore]
@@ -30,7 +31,9 @@ def audit_layers(names: List[str], calls: int) -> Dict[str, Any]:
             )
         )
     audited: Dict[str, Any] = {}
-    for name in names or known.names():
+    names = names or known.names()
+    for number, name in enumerate(names):
+        notify(f"running {name}, {number + 1} of {len(names)}")
         # Two requests of the same shapes, and one of other shapes.
         drawn = [known.forms(name, 12345), known.forms(name, 54321), known.forms(name, 7, nodes=9)]
         results: Dict[str, Any] = {}
