@@ -1,6 +1,7 @@
 """README.md: each block to paste is run, word for word, in a place that is as it says.
 
-The blocks that need torch, a wheel and the audit, are not run here.
+What needs torch, TorchScript and the audit, is run by tests/pyg/test_readme_blocks.py. There is
+no Docker and no conda here: the commands of those blocks are run in environments of their own.
 """
 
 import os
@@ -17,10 +18,23 @@ from conftest import git
 from kit import patching, releases, sources
 from kit.releases import ROOT, Catalogue, Release
 from test_by_hand import PATCHES
+from test_console import on_terminal
 from test_scripts import make_wheel
 
 README = (ROOT / "README.md").read_text()
 VERSION = "2.3.1"
+
+# pip as it is set up on this machine, for what comes from PyPI.
+ONLINE = {
+    "PIP_CONFIG_FILE": "",
+    "PIP_NO_INDEX": "0",
+    "PIP_NO_DEPS": "0",
+    "PIP_FIND_LINKS": os.environ.get("PIP_FIND_LINKS", ""),
+    "XDG_CONFIG_HOME": os.environ.get("XDG_CONFIG_HOME", str(Path.home() / ".config")),
+}
+
+# Blocks that show what is printed or how it works: there is nothing to paste.
+SHOWN = {("Proof", "text"), ("How it works", "python"), ("How it works", "diff")}
 
 
 def section(title: str) -> str:
@@ -94,9 +108,10 @@ class Machine:
         (site,) = place.glob("lib/python*/site-packages")
         return site
 
-    def run(self, script: str, code: int, cwd: Path | None = None, **env: str) -> str:
-        """Runs lines of a shell, and returns what they print."""
-        variables = {
+    @property
+    def variables(self) -> dict[str, str]:
+        """The environment of a shell there."""
+        return {
             **{key: value for key, value in os.environ.items() if key != "VIRTUAL_ENV"},
             "HOME": str(self.home),
             "PATH": f"{self.programs}{os.pathsep}{os.environ['PATH']}",
@@ -109,10 +124,13 @@ class Machine:
             **{f"GIT_{who}_NAME": "somebody" for who in ("AUTHOR", "COMMITTER")},
             **{f"GIT_{who}_EMAIL": "somebody@example.org" for who in ("AUTHOR", "COMMITTER")},
         }
+
+    def run(self, script: str, code: int, cwd: Path | None = None, **env: str) -> str:
+        """Runs lines of a shell, and returns what they print."""
         result = subprocess.run(
             ["bash", "-c", script],
             cwd=cwd or self.clone,
-            env={**variables, **env},
+            env={**self.variables, **env},
             capture_output=True,
             text=True,
         )
@@ -144,6 +162,22 @@ def is_patched(site: Path, release: Release, *, series: set[str] | None = None) 
     }
     assert len(states) == 1
     return states.pop()
+
+
+def test_each_block_is_run() -> None:
+    """By a test that names it, here or where there is a torch."""
+    there = {
+        (part.splitlines()[0], language)
+        for part in re.split(r"^#+ ", README, flags=re.M)
+        for language in re.findall(r"^```(\w+)$", part, re.M)
+    }
+    files = [Path(__file__), ROOT / "tests" / "pyg" / "test_readme_blocks.py"]
+    named = {
+        (title.replace("\\", ""), language)
+        for file in files
+        for title, language in re.findall(r'blocks\("(.*?)", "(\w+)"\)', file.read_text())
+    }
+    assert there == named | SHOWN
 
 
 def test_the_first_screen(service: Machine, release: Release) -> None:
@@ -178,6 +212,61 @@ def test_the_installed_package(service: Machine, release: Release) -> None:
     shutil.copytree(site, image / "site-packages")
     machine.run("\n".join(by_directory), 0)
     assert is_patched(image / "site-packages", release)
+
+
+def test_apply_prints_what_matters(service: Machine) -> None:
+    """In under 12 lines of a terminal of 80 columns, with what else it says meanwhile."""
+    (by_python, *_) = map(commands, blocks("The installed package", "console"))
+    check, apply, _, reverse = by_python
+    for command, said in (
+        (check, "would be applied"),
+        (apply, "Restart the service"),
+        (apply, "Nothing to do"),
+        (reverse, "Restart the service"),
+    ):
+        words = ["bash", "-c", f"cd {ROOT} && {command}"]
+        _, written = on_terminal(words, {**service.variables, "NO_COLOR": "1"})
+        assert said in written
+        assert len(written.splitlines()) < 12, written
+
+
+def test_a_wheel(machine: Machine, release: Release) -> None:
+    site = machine.environment(machine.home / "service" / "venv")
+    (build,) = map(commands, blocks("A wheel", "console"))
+    machine.run("\n".join(build), 0)
+    (requirements,) = blocks("A wheel", "text")
+    (machine.home / "requirements.txt").write_text(requirements)
+    pip = "service/venv/bin/pip"
+    machine.run(f"{pip} install --quiet -r requirements.txt", 0, machine.home)
+    assert is_patched(site, release)
+    doctor = "scripts/kit.sh doctor --python ~/service/venv/bin/python"
+    machine.run(doctor, 0)
+    # What asks for the release keeps it; and the released one does not meet the requirement.
+    machine.run(f"{pip} install --quiet --upgrade torch_geometric=={VERSION}", 0, machine.home)
+    assert is_patched(site, release)
+    released = f"--no-index --find-links {machine.index}"
+    wanted = f"torch_geometric=={VERSION}+threadsafe.1"
+    machine.run(f"{pip} install --force-reinstall {released} {wanted}", 1, machine.home)
+    assert is_patched(site, release)
+
+
+def test_as_a_command(machine: Machine, release: Release) -> None:
+    site = machine.environment(machine.home / "service" / "venv")
+    base = getattr(sys, "_base_executable", sys.executable)
+    python = machine.programs / "python3"
+    python.write_text(f'#!/bin/sh\nexec {base} "$@"\n')
+    python.chmod(0o755)
+    install, complete = map(commands, blocks("As a command", "console"))
+    machine.run("\n".join(["set -e", *install]), 0, machine.home, **ONLINE)
+    assert is_patched(site, release)
+    # Each shell learns to complete it; fish is not here, and what it is given is.
+    bash, fish = complete
+    path = f"{machine.home}/kit/bin{os.pathsep}{os.environ['PATH']}"
+    said = machine.run(f"{bash}\ncomplete -p pyg-threadsafe", 0, PATH=path)
+    assert "_pyg_threadsafe_completion" in said
+    given, shell = fish.split(" | ")
+    assert shell == "source"
+    assert "complete --no-files --command pyg-threadsafe" in machine.run(given, 0, PATH=path)
 
 
 def steps(dockerfile: str) -> list[tuple[str, str]]:
