@@ -19,6 +19,7 @@ from kit.commands.bench import bench
 from kit.commands.build import build
 from kit.commands.doctor import doctor
 from kit.commands.env import env
+from kit.commands.example_layer import example_layer
 from kit.commands.mutate import mutate
 from kit.commands.packages import run_packages
 from kit.commands.prove import prove
@@ -106,7 +107,18 @@ def _fail(message: str, code: int) -> NoReturn:
 
 
 # What the kit itself is looked after with: named in the help, in a line.
-UPKEEP = (env, validate, add_release, refresh, release, report, run_packages, mutate, zoo)
+UPKEEP = (
+    env,
+    validate,
+    example_layer,
+    add_release,
+    refresh,
+    release,
+    report,
+    run_packages,
+    mutate,
+    zoo,
+)
 
 
 class _Verbs(click.Group):

@@ -441,12 +441,13 @@ def show_proof(proof: Proof, catalogue: Catalogue) -> None:
             ", ".join(catalogue.classes[p.layer] for p in proof.layers if p.status == status)
             for status in ("affected", "fixed")
         )
-        out.print(
-            Text.assemble(
-                ("Proved:", "green"),
-                f" as released, these race, and patched, they do not: {affected}.",
+        if affected:
+            out.print(
+                Text.assemble(
+                    ("Proved:", "green"),
+                    f" as released, these race, and patched, they do not: {affected}.",
+                )
             )
-        )
         if fixed:
             out.print(f"Threads can share these as upstream released them: {fixed}.")
 

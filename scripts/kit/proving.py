@@ -11,7 +11,7 @@ from typing import Any
 
 from kit import environments, sources
 from kit.bench import cases
-from kit.errors import ProofError, ToolError
+from kit.errors import ProofError, ToolError, UsageError
 from kit.processes import last_lines
 from kit.releases import Catalogue, Release
 from kit.trees import Trees, pristine_and_patched
@@ -121,6 +121,7 @@ def prove(
     *,
     device: str = "cpu",
     with_latency: bool = True,
+    layers: Sequence[str] = (),
 ) -> Proof:
     """Runs the threaded tests of a release on its pristine and on its patched tree.
 
@@ -132,46 +133,61 @@ def prove(
         notify: Is told what is under way.
         device: Where the threads compute: `cpu` or `cuda`.
         with_latency: Whether to compare the latency too, on the CPU.
+        layers: Those to prove, as `choose` returns them; none of them means all.
 
     Raises:
         ToolError: If PyG cannot be imported, or the program that runs there fails.
     """
+    status = {name: release.status[name] for name in layers or release.status}
     with pristine_and_patched(release, source, release.patches) as trees:
-        tests = {
-            layer: trees.patched / _touched(release, f"regression_test/{layer}.patch")
-            for layer in release.status
-        }
-        changed = {patch.series for patch in release.patches if patch.is_for_library}
-        patched_layers = [layer for layer in tests if layer in changed]
+        tests = {layer: trees.patched / _test_of(release, layer) for layer in status}
+        patched_layers = [layer for layer in tests if status[layer] == "affected"]
         counts: dict[Path, dict[str, Any]] = {}
-        steps = itertools.count(1)
-        last = 4 if with_latency else 3
-        # Where no patch changes a layer, both trees run the same code.
-        for tree, layers in ((trees.pristine, list(tests)), (trees.patched, patched_layers)):
-            names = ", ".join(catalogue.classes[layer] for layer in layers)
-            notify(f"{next(steps)} of {last}: threads on the {tree.name} tree: {names} ...")
-            result = _run(release, python, tree, device, *(tests[layer] for layer in layers))
-            counts[tree] = dict(zip(layers, result.pop("measured"), strict=True))
-        notify(f"{next(steps)} of {last}: threads in TorchScript ...")
         own_code = [layer for layer in patched_layers if layer not in cases.NO_LAYER]
+        # Where no patch changes a layer, both trees run the same code.
+        trials = [(trees.pristine, list(tests))]
+        trials += [(trees.patched, patched_layers)] if patched_layers else []
+        steps = itertools.count(1)
+        last = len(trials) + (2 if with_latency and own_code else 1)
+        for tree, tried in trials:
+            names = ", ".join(catalogue.classes[layer] for layer in tried)
+            notify(f"{next(steps)} of {last}: threads on the {tree.name} tree: {names} ...")
+            result = _run(release, python, tree, device, *(tests[layer] for layer in tried))
+            counts[tree] = dict(zip(tried, result.pop("measured"), strict=True))
+        notify(f"{next(steps)} of {last}: threads in TorchScript ...")
         on_cpu = own_code if device == "cpu" else []
         scripted = {layer: _scripted(python, trees, tests[layer]) for layer in on_cpu}
         latency: dict[str, Any] = {}
-        if with_latency:
+        if with_latency and own_code:
             notify(f"{next(steps)} of {last}: latency, patched against pristine ...")
             latency = _latency(release, catalogue, python, trees, own_code)
     layers_proved = [
         LayerProof(
             layer,
-            status,
+            word,
             counts[trees.pristine][layer],
-            counts[trees.patched].get(layer, counts[trees.pristine][layer]),
+            counts.get(trees.patched, {}).get(layer, counts[trees.pristine][layer]),
             latency.get(layer),
             scripted.get(layer, {}),
         )
-        for layer, status in release.status.items()
+        for layer, word in status.items()
     ]
     return Proof(release, **result, layers=layers_proved)
+
+
+def choose(release: Release, names: Sequence[str]) -> list[str]:
+    """Returns the layers of a release that a command line names by their series, in order.
+
+    Raises:
+        UsageError: If the release has no threaded test of one of them.
+    """
+    for name in names:
+        if name not in release.status:
+            raise UsageError(
+                f"PyG {release.version} has no threaded test of '{name}'. Expected one of: "
+                f"{', '.join(release.status)}."
+            )
+    return [name for name in release.status if name in names]
 
 
 def _scripted(python: Path, trees: Trees, test: Path) -> dict[str, Any]:
@@ -229,7 +245,8 @@ def _ratio(case: dict[str, Any], times: dict[str, list[float]]) -> dict[str, Any
     }
 
 
-def _touched(release: Release, name: str) -> str:
+def _test_of(release: Release, layer: str) -> str:
+    name = f"regression_test/{layer}.patch"
     patch = next((patch for patch in release.patches if patch.name == name), None)
     if patch is None:
         raise ProofError(f"PyG {release.version} takes no patches/{name}, so nothing can be run.")

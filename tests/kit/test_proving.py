@@ -83,6 +83,11 @@ def test_no_calls_are_no_proof() -> None:
     "arguments, code, said",
     [
         (["1.8.7"], 2, "nearest releases are 1.8.0 and 1.9.0"),
+        (
+            ["1.8.0", "--only", "fa_conv"],
+            2,
+            "no threaded test of 'fa_conv'. Expected one of: gatv2",
+        ),
         (["1.8.0", "--python", "/nowhere/python"], 5, "/nowhere/python was not found"),
         (["1.8.0", "--python", "/"], 5, "cannot be run"),
         # The tests of the kit run without torch.
