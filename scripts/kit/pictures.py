@@ -11,6 +11,9 @@ from kit import transactions
 # Text and axes are drawn in this colour, which the file turns into that of the reader's scheme.
 INK = "#010203"
 
+# What is good, doubtful and bad: 3 to 1 or more against a light ground and against a dark one.
+GREEN, ORANGE, RED = "#4c9f70", "#c97f14", "#c8373a"
+
 _STYLE = """\
  <style>
   svg { color: #24292f }
@@ -20,8 +23,17 @@ _STYLE = """\
 """
 
 
-def plotting() -> Any:  # noqa: ANN401
-    """Returns `matplotlib.pyplot`, set up such that the same data give the same bytes."""
+# How wide a picture of a page is, in inches: text of 9 points then has 12 px where the picture
+# is 850 px wide, as on GitHub.
+WIDTH = 8.8
+
+
+def plotting(font_size: float = 9) -> Any:  # noqa: ANN401
+    """Returns `matplotlib.pyplot`, set up such that the same data give the same bytes.
+
+    Args:
+        font_size: Of all text, in points.
+    """
     # Here, since few commands draw, and it takes long to import.
     import matplotlib
 
@@ -32,7 +44,7 @@ def plotting() -> Any:  # noqa: ANN401
         {
             "svg.hashsalt": "pyg-threadsafe",
             "svg.fonttype": "none",
-            "font.size": 9,
+            "font.size": font_size,
             **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor"), INK),
             **dict.fromkeys(("xtick.color", "ytick.color"), INK),
         }
@@ -56,6 +68,13 @@ def rectangles(
     ]
     if shapes:
         axis.add_patch(PathPatch(Shape.make_compound_path(*shapes), color=colour, lw=0))
+
+
+def blank(label: str) -> Any:  # noqa: ANN401
+    """Returns the entry of a legend that says what a cell without a colour means."""
+    from matplotlib.patches import Patch
+
+    return Patch(facecolor="none", edgecolor=INK, label=f"blank: {label}")
 
 
 def bare(axis: Any) -> None:  # noqa: ANN401

@@ -9,18 +9,21 @@ from kit.releases import Catalogue
 from kit.status import Cell, Status, columns, dates, share
 
 # The colours of how a call ended.
-ENDS = {"right": "#4c9f70", "crashed": "#e9a03b", "silently wrong": "#c8373a"}
+ENDS = {"right": pictures.GREEN, "crashed": pictures.ORANGE, "silently wrong": pictures.RED}
 
 # Of the grid: the worst that a release does as it is. What stands for it in a cell is drawn in
 # it, too: a colour alone does not tell everybody.
 GRID = {
-    "races; patched, no call failed": ("#e9a03b", "•"),
-    "fixed by PyG: no call failed": ("#4c9f70", ""),
-    "a test of the environment failed": ("#c8373a", "x"),
+    "races; patched, no call failed": (pictures.ORANGE, "•"),
+    "fixed by PyG: no call failed": (pictures.GREEN, ""),
+    "a test of the environment failed": (pictures.RED, "x"),
 }
 
 # The title of the part of the grid whose environments name their Python.
 OTHER_PYTHONS = "on other Pythons"
+
+# As the counts of a layer are named.
+TREES = ("pristine", "patched")
 
 # A release of the time before upstream's fix, and one of after it.
 BEFORE_AND_AFTER = ("2.3.1", "2.8.1")
@@ -35,7 +38,7 @@ def draw_grid(status: Status, catalogue: Catalogue, file: Path) -> None:
     figure, axes = pyplot.subplots(
         len(parts),
         1,
-        figsize=(8.8, 2.4 + sum(0.24 * len(rows) + 1.0 for rows in parts.values())),
+        figsize=(pictures.WIDTH, 2.4 + sum(0.24 * len(rows) + 1.0 for rows in parts.values())),
         squeeze=False,
         height_ratios=[len(rows) + 3 for rows in parts.values()],
     )
@@ -44,13 +47,9 @@ def draw_grid(status: Status, catalogue: Catalogue, file: Path) -> None:
         axis.set_title(title, loc="left", weight="bold", pad=8)
     words = {word_of(cell, layer) for cell in status.cells for layer in cell.layers}
     handles = [Patch(color=GRID[word][0], label=word) for word in GRID if word in words]
-    handles.append(
-        Patch(
-            facecolor="none",
-            edgecolor=pictures.INK,
-            label="blank: that release does not have it, or keeps nothing of a call in it",
-        )
-    )
+    if any(layer not in cell.layers for cell in status.cells for layer in catalogue.classes):
+        label = "that release does not have it, or keeps nothing of a call in it"
+        handles.append(pictures.blank(label))
     figure.legend(handles=handles, loc="lower center", ncols=1, frameon=False)
     figure.tight_layout(rect=(0, 1.25 / figure.get_figheight(), 1, 1))
     pictures.save(
@@ -112,7 +111,8 @@ def word_of(cell: Cell, layer: str) -> str:
 
 def draw_before_and_after(status: Status, catalogue: Catalogue, file: Path) -> None:
     """Draws how calls of two threads that are forced to meet end, on two releases."""
-    pyplot = pictures.plotting()
+    # Large letters on a small picture: a phone shows it at half its width.
+    pyplot = pictures.plotting(11)
     from matplotlib.patches import Patch
 
     chosen = [
@@ -120,48 +120,58 @@ def draw_before_and_after(status: Status, catalogue: Catalogue, file: Path) -> N
         for version in BEFORE_AND_AFTER
         if any(cell.release == version for cell in status.cells)
     ] or status.cells[-1:]
-    affected = [
-        [name for name in cell.layers if cell.layers[name]["status"] == "affected"]
-        for cell in chosen
-    ]
-    order = list(catalogue.classes)
-    figure, axes = pyplot.subplots(1, len(chosen), figsize=(8.8, 3.6), squeeze=False)
-    for cell, layers, axis in zip(chosen, affected, axes[0], strict=True):
-        names = sorted(layers, key=order.index)
-        _draw_bars(axis, cell, names, catalogue, max(map(len, affected)))
-        axis.set_title(f"PyG {cell.release}", loc="left", weight="bold", pad=24)
-    handles = [Patch(color=colour, label=label) for label, colour in ENDS.items()]
+    layers = [name for name in catalogue.classes if any(_races(cell, name) for cell in chosen)]
+    height = 1.2 + 0.32 * len(layers)
+    figure, axes = pyplot.subplots(
+        1, len(chosen), figsize=(6.0, height), sharey=True, squeeze=False
+    )
+    for cell, axis in zip(chosen, axes[0], strict=True):
+        _draw_bars(axis, cell, layers, catalogue)
+        axis.set_title(f"PyG {cell.release}", loc="left", weight="bold", pad=26)
+    ends = [end for end in ENDS if any(_ends(cell, end) for cell in chosen)]
+    handles = [Patch(color=ENDS[end], label=end) for end in ends]
     figure.legend(handles=handles, loc="lower center", ncols=3, frameon=False)
-    figure.tight_layout(rect=(0, 0.1, 1, 1))
+    figure.tight_layout(rect=(0, 0.35 / height, 1, 1))
     pictures.save(
         figure,
         file,
         "Calls of two threads that share a layer, before and after",
-        f"PyG {' and '.join(BEFORE_AND_AFTER)}. As released, the calls of two threads that meet "
-        "crash or return another caller's result; patched, all are right.",
+        f"PyG {' and '.join(cell.release for cell in chosen)}. As released, the calls of two "
+        "threads that meet crash or return another caller's result; patched, all are right.",
     )
 
 
-def _draw_bars(
-    axis: Any,  # noqa: ANN401
-    cell: Cell,
-    layers: list[str],
-    catalogue: Catalogue,
-    rows: int,
-) -> None:
+def _races(cell: Cell, layer: str) -> bool:
+    return layer in cell.layers and cell.layers[layer]["status"] == "affected"
+
+
+def _share(cell: Cell, layer: str, tree: str, end: str) -> float:
+    return share(cell.layers[layer][tree]["interleaved"], end.replace(" ", "_"))
+
+
+def _ends(cell: Cell, end: str) -> bool:
+    """Whether a call of a layer that races ended so, on one of the trees."""
+    layers = [layer for layer in cell.layers if _races(cell, layer)]
+    return any(_share(cell, layer, tree, end) for layer in layers for tree in TREES)
+
+
+def _draw_bars(axis: Any, cell: Cell, layers: list[str], catalogue: Catalogue) -> None:  # noqa: ANN401
     boxes: dict[str, list[tuple[float, float, float, float]]] = {label: [] for label in ENDS}
-    for x, tree in enumerate(("pristine", "patched")):
-        for y, layer in enumerate(layers):
+    for y, layer in enumerate(layers):
+        if not _races(cell, layer):
+            why = "fixed by PyG" if layer in cell.layers else "not in this release"
+            axis.text(1, y + 0.5, why, ha="center", va="center", style="italic")
+            continue
+        for x, tree in enumerate(TREES):
             left = x + 0.03
             for label in ENDS:
-                counts = cell.layers[layer][tree]["interleaved"]
-                width = 0.94 * share(counts, label.replace(" ", "_"))
+                width = 0.94 * _share(cell, layer, tree, label)
                 boxes[label].append((left, y + 0.12, width, 0.76))
                 left += width
     for label, shapes in boxes.items():
         pictures.rectangles(axis, shapes, ENDS[label])
     axis.set_xlim(0, 2)
-    axis.set_ylim(rows, 0)
+    axis.set_ylim(len(layers), 0)
     axis.set_xticks([0.5, 1.5], ["as released", "patched"])
     axis.xaxis.tick_top()
     axis.set_yticks([y + 0.5 for y in range(len(layers))], [catalogue.classes[n] for n in layers])

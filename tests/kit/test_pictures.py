@@ -43,11 +43,85 @@ def test_title_and_ground(tmp_path: Path) -> None:
     assert "A title &lt;of&gt; the axis" in text
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "docs").glob("*.svg")), ids=lambda f: f.name)
-def test_committed_pictures(file: Path) -> None:
+COMMITTED = pytest.mark.parametrize(
+    "file", sorted((ROOT / "docs").glob("*.svg")), ids=lambda file: file.name
+)
+
+
+@COMMITTED
+def test_a_title_and_a_description(file: Path) -> None:
     root = ElementTree.parse(file).getroot()
-    assert root.find(f"{SVG}title") is not None and root.find(f"{SVG}desc") is not None
-    assert "currentColor" in file.read_text()
+    for name in ("title", "desc"):
+        assert len(root.findtext(f"{SVG}{name}", "").split()) >= 5
+    assert root.get("role") == "img"
+
+
+def smallest_text(file: Path, width: int) -> float:
+    """The smallest text, in pixels, where a picture is so wide."""
+    own_width = float(ElementTree.parse(file).getroot().get("viewBox", "").split()[2])
+    sizes = re.findall(r"font(?:-size)?: (?:\w+ )*([\d.]+)px", file.read_text())
+    return min(map(float, sizes)) * width / own_width
+
+
+@COMMITTED
+def test_text_reads_at_850_px(file: Path) -> None:
+    assert smallest_text(file, 850) >= 12
+
+
+def test_the_picture_of_the_readme_reads_on_a_phone() -> None:
+    names = re.findall(r"!\[[^]]*\]\(docs/([\w-]+\.svg)\)", (ROOT / "README.md").read_text())
+    assert names == ["before-after.svg"]
+    assert smallest_text(ROOT / "docs" / names[0], 400) >= 10
+
+
+def luminance(colour: str) -> float:
+    """As WCAG 2.2 defines it, of a colour such as `#4c9f70`."""
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def contrast(one: str, other: str) -> float:
+    dark, light = sorted(map(luminance, (one, other)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+# GitHub's grounds.
+GROUNDS = ("#ffffff", "#0d1117")
+
+
+@COMMITTED
+def test_no_ground_of_its_own_and_readable_on_both(file: Path) -> None:
+    root = ElementTree.parse(file).getroot()
+    _, _, width, height = map(float, root.get("viewBox", "").split())
+    for shape in root.iter(f"{SVG}path"):
+        numbers = list(map(float, re.findall(r"-?[\d.]+", shape.get("d", ""))))
+        xs, ys = numbers[::2], numbers[1::2]
+        covers = max(xs) - min(xs) >= 0.9 * width and max(ys) - min(ys) >= 0.9 * height
+        style = shape.get("style", "")
+        one_shape = shape.get("d", "").count("M ") == 1
+        assert not (covers and one_shape and "fill: none" not in style), shape.get("d")
+    text = file.read_text()
+    # Lines, and what is said by colour alone; what is harmless may be pale.
+    strokes = set(re.findall(r"stroke: (#[0-9a-f]{6})", text))
+    fills = set(re.findall(r"fill: (#[0-9a-f]{6})", text))
+    for ground in GROUNDS:
+        assert [each for each in strokes if contrast(each, ground) < 2.5] == []
+        assert [each for each in fills - MARKS if contrast(each, ground) < 1.3] == []
+    # Ink that does not follow the reader's scheme is on a cell of a fixed colour alone.
+    for element in root.iter(f"{SVG}text"):
+        inks = set(re.findall(r"fill: (#[0-9a-f]{6})", element.get("style", "")))
+        assert not inks or (inks <= MARKS and len("".join(element.itertext()).strip()) == 1)
+
+
+# The colour of the marks in coloured cells.
+MARKS = {"#24292f"}
+
+
+def test_good_and_bad_stand_out_on_both_grounds() -> None:
+    for colour in (pictures.GREEN, pictures.ORANGE, pictures.RED):
+        assert min(contrast(colour, ground) for ground in GROUNDS) >= 3
+        assert min(contrast(colour, mark) for mark in MARKS) >= 2.5
 
 
 def test_pictures_are_small() -> None:

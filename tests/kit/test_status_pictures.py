@@ -65,11 +65,22 @@ def test_committed_pictures_are_of_the_data(committed: Path, tmp_path: Path) -> 
     assert drawn[0] == drawn[1]
 
 
-@pytest.mark.parametrize("committed", DRAWN, ids=lambda file: file.name)
-def test_committed_pictures_read_at_850_px(committed: Path) -> None:
-    """No text is smaller than 12 px where the picture is 850 px wide."""
-    root = ElementTree.parse(committed).getroot()
-    width = float(root.get("viewBox", "").split()[2])
-    sizes = re.findall(r"font(?:-size)?: (?:bold )?([\d.]+)px", committed.read_text())
-    assert sizes
-    assert min(map(float, sizes)) * 850 / width >= 12
+def test_before_and_after_says_why_there_is_no_bar(world: World, tmp_path: Path) -> None:
+    """A layer that races in one of the releases alone is named in the other one, too."""
+    file = tmp_path / "before-after.svg"
+    status_pictures.draw_before_and_after(status.load(status.DATA), releases.load(), file)
+    words = [" ".join(text.split()) for text in ElementTree.parse(file).getroot().itertext()]
+    # GATv2Conv in 2.8.1, LPAttLayer in 2.3.1; each layer stands once.
+    assert words.count("fixed by PyG") == words.count("not in this release") == 1
+    assert words.count("GATv2Conv") == words.count("LPAttLayer") == 1
+    # What does not occur is not in the legend.
+    assert [word for word in words if word in status_pictures.ENDS] == list(status_pictures.ENDS)
+
+
+def test_a_legend_without_blanks(world: World, tmp_path: Path) -> None:
+    leave(tmp_path / "results", "pyg180-torch213", "1.8.0")
+    gathered = gather(tmp_path / "results", [])
+    pinned = releases.load()
+    file = tmp_path / "grid.svg"
+    status_pictures.draw_grid(gathered, pinned, file)
+    assert ("blank" in file.read_text()) is (set(pinned.classes) > set(gathered.cells[0].layers))

@@ -43,9 +43,9 @@ def parse(data: dict[str, Any]) -> tuple[list[Survey], str]:
 
 # The words of a cell, the worst first, with the letter and the colour of the picture.
 WORDS = {
-    "race": ("#c8373a", "a call-dependent value is read back, in the class or in one that it "
+    "race": (pictures.RED, "a call-dependent value is read back, in the class or in one that it "
              "holds, and threads that were forced to interleave took each other's"),
-    "race, not run": ("#e9a03b", "a race by the rules; the audit cannot run it, or could not "
+    "race, not run": (pictures.ORANGE, "a race by the rules; the audit cannot run it, or could not "
                       "force it"),
     "refuted": ("#9fb7d4", "a race by the rules, but every interleaving gave the right results"),
     "benign race": ("#b7c9a8", "threads can take each other's value, and it changes no result but "
@@ -55,7 +55,7 @@ WORDS = {
     "lazy initialisation": ("#cfd8dc", "by the first call"),
     "training only": ("#cfd8dc", "not at inference"),
     "idempotent": ("#cfd8dc", "every thread writes the same"),
-    "writes nothing": ("#4c9f70", "a call leaves nothing in the layer"),
+    "writes nothing": (pictures.GREEN, "a call leaves nothing in the layer"),
 }  # fmt: skip
 
 
@@ -199,7 +199,7 @@ def draw(surveys: list[Survey], file: Path) -> None:
     }
     # What races first; then what writes less, each in the order of the alphabet.
     rows = sorted(names, key=lambda name: (worst[name], name.lower()))
-    figure, axis = pyplot.subplots(figsize=(3.2 + 0.32 * len(surveys), 1.9 + 0.17 * len(rows)))
+    figure, axis = pyplot.subplots(figsize=(pictures.WIDTH, 2.2 + 0.17 * len(rows)))
     boxes: dict[str, list[tuple[float, float, float, float]]] = {}
     for y, name in enumerate(rows):
         for x, labels in enumerate(tables):
@@ -220,10 +220,14 @@ def draw(surveys: list[Survey], file: Path) -> None:
     # Words of one colour share an entry.
     entries: dict[str, list[str]] = {}
     for word, (colour, _) in WORDS.items():
-        entries.setdefault(colour, []).append(word)
+        if any(word in labels.values() for labels in tables):
+            entries.setdefault(colour, []).append(word)
     handles = [Patch(color=colour, label=", ".join(labels)) for colour, labels in entries.items()]
-    figure.legend(handles=handles, loc="lower center", ncols=2, frameon=False)
-    figure.tight_layout(rect=(0, 1.0 / figure.get_figheight(), 1, 1))
+    if any(name not in labels for labels in tables for name in names):
+        label = "the release does not have it, or it writes nothing and could not be run"
+        handles.append(pictures.blank(label))
+    figure.legend(handles=handles, loc="lower center", frameon=False)
+    figure.tight_layout(rect=(0, 1.5 / figure.get_figheight(), 1, 1))
     pictures.save(
         figure,
         file,

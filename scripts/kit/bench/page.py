@@ -1,35 +1,19 @@
-"""The performance page: what was measured, as text and as pictures."""
+"""The performance page: what was measured, as text."""
 
 import statistics
 from collections.abc import Iterator
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
-from kit import pages, pictures
+from kit import pages
 from kit.bench import explaining
-from kit.bench.cases import FIXED, ITSELF, NO_LAYER, ONE_GATHER, PATCHED, PRISTINE, UPSTREAM
+from kit.bench.cases import FIXED, NO_LAYER, PATCHED, PRISTINE
 from kit.releases import ROOT, Catalogue
 
-# The page, what it is made from, and its pictures.
+# The page, and what it is made from.
 PAGE = ROOT / "docs" / "performance.md"
 DATA = ROOT / "docs" / "performance.json"
-PICTURES = {
-    name: ROOT / "docs" / f"performance-{name}.svg"
-    for name in ("ratios", "growth", "threads", "free-threaded")
-}
-
-COLOURS = {
-    PRISTINE: "#5b6770",
-    PATCHED: "#1f77b4",
-    UPSTREAM: "#e9a03b",
-    ITSELF: "#c8373a",
-    ONE_GATHER: "#8e6bb0",
-    "upstream": "#e9a03b",
-    "lock": "#c8373a",
-    "deepcopy": "#4c9f70",
-    "processes": "#8e6bb0",
-}
+# What is compared: the ways to let threads share a model.
 WAYS = {
     "unpatched": "one layer, unpatched",
     "patched": "one layer, patched",
@@ -114,7 +98,7 @@ def _layers(part: dict[str, Any], catalogue: Catalogue) -> Iterator[str]:
                 continue
             rows.append(
                 f"| {ratio['release']} | {catalogue.classes[ratio['layer']]} | {ratio['graph']} "
-                f"| {ratio['nodes']:,}, {ratio['edges']:,} | {_variant(ratio, catalogue)} "
+                f"| {ratio['nodes']:,}, {ratio['edges']:,} | {variant_of(ratio, catalogue)} "
                 f"| {ratio['ms']:.3g} ms | {ratio['ratio']:.3f} "
                 f"| {ratio['low']:.3f} to {ratio['high']:.3f} | {ratio['memory_ratio']:.3f} |"
             )
@@ -133,7 +117,8 @@ def _large(part: dict[str, Any] | None, catalogue: Catalogue) -> Iterator[str]:
     yield from _layers(part, catalogue)
 
 
-def _variant(ratio: dict[str, Any], catalogue: Catalogue) -> str:
+def variant_of(ratio: dict[str, Any], catalogue: Catalogue) -> str:
+    """What the page calls the variant that a ratio is of."""
     release = catalogue.find(ratio["release"])
     is_fixed = release.status.get(ratio["layer"]) == "fixed"
     return "single gather" if ratio["variant"] == PATCHED and is_fixed else str(ratio["variant"])
@@ -150,7 +135,7 @@ def _verdict(ratios: list[dict[str, Any]], catalogue: Catalogue) -> str:
         f"1.00 or lies below it; their median is {middle:.3f}, the highest {worst['ratio']:.3f} "
         f"({worst['low']:.3f} to {worst['high']:.3f}; {worst['mode']}, {worst['graph']} graph, "
         f"`{catalogue.classes[worst['layer']]}` of {worst['release']}, "
-        f"{_variant(worst, catalogue)}). {len(memory)} need no more memory at their peak.\n"
+        f"{variant_of(worst, catalogue)}). {len(memory)} need no more memory at their peak.\n"
     )
 
 
@@ -254,50 +239,6 @@ def _kit(part: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-# Pictures #####################################################################
-
-
-# What each picture shows: its title, and a sentence for screen readers.
-_TITLES = {
-    "ratios": (
-        "Time over that of the unpatched layer, by layer and graph",
-        "Ratios with their 95% intervals, for inference and training. The numbers are in the "
-        "tables below the picture.",
-    ),
-    "growth": (
-        "Time of a call of GATv2Conv by edges and by heads",
-        "Two plots of milliseconds a call. The lines of the patched and the unpatched layer lie "
-        "on each other; that of upstream's fix lies above.",
-    ),
-    "threads": (
-        "Right answers a second by the number of threads",
-        "Two plots, for a small and a middle graph, with a line for each way of sharing a model. "
-        "The numbers are in the table below the picture.",
-    ),
-    "free-threaded": (
-        "Right answers a second by the number of threads, without the GIL",
-        "Two plots, for a small and a middle graph, with a line for each way of sharing a model. "
-        "The numbers are in the table below the picture.",
-    ),
-}
-
-
-def draw(data: dict[str, Any], catalogue: Catalogue, files: dict[str, Path] = PICTURES) -> None:
-    """Draws the pictures of the page."""
-    pictures.plotting()
-    drawn = {
-        "ratios": _draw_ratios(
-            [*data["layers"]["ratios"], *data.get("large", {}).get("ratios", [])], catalogue
-        ),
-        "growth": _draw_growth(data["growth"]["ratios"]),
-        "threads": _draw_threads(data["threads"]["rows"]),
-    }
-    if "free-threaded" in data:
-        drawn["free-threaded"] = _draw_threads(data["free-threaded"]["rows"])
-    for name, figure in drawn.items():
-        pictures.save(figure, files[name], *_TITLES[name])
-
-
 def read_data() -> dict[str, Any]:
     """Returns the data that the page is made from.
 
@@ -334,113 +275,3 @@ def problems(data: dict[str, Any], catalogue: Catalogue) -> Iterator[str]:
     served = data.get("served", {}).get("total", {}).get("patched", {"errors": 0, "wrong": 0})
     if served["errors"] or served["wrong"]:
         yield f"served: {served['errors']} errors and {served['wrong']} wrong answers once patched."
-
-
-def _tidy(axis: Any) -> None:  # noqa: ANN401
-    for side in ("top", "right"):
-        axis.spines[side].set_visible(False)
-
-
-def _draw_ratios(ratios: list[dict[str, Any]], catalogue: Catalogue) -> Any:  # noqa: ANN401
-    """Each ratio with its interval, by layer and graph."""
-    pyplot = pictures.plotting()
-    shown = [ratio for ratio in ratios if ratio["variant"] != PRISTINE]
-    groups = list(dict.fromkeys((f["release"], f["layer"]) for f in shown))
-    keys = list(dict.fromkeys((f["release"], f["layer"], f["graph"]) for f in shown))
-    keys.sort(key=lambda key: groups.index(key[:2]))
-    figure, axes = pyplot.subplots(
-        1, 2, figsize=(9.5, 1.6 + 0.24 * len(keys)), sharey=True, squeeze=False
-    )
-    labels: dict[str, Any] = {}
-    for axis, mode in zip(axes[0], ("inference", "training"), strict=True):
-        axis.axvline(1, color="#999999", lw=1)
-        for ratio in shown:
-            if ratio["mode"] != mode:
-                continue
-            shift = {PATCHED: 0.0, ITSELF: 0.44}.get(ratio["variant"], 0.22)
-            y = keys.index((ratio["release"], ratio["layer"], ratio["graph"])) + shift
-            errors = [
-                [max(ratio["ratio"] - ratio["low"], 0)],
-                [max(ratio["high"] - ratio["ratio"], 0)],
-            ]
-            name = _variant(ratio, catalogue)
-            colour = "#4c9f70" if name == "single gather" else COLOURS[ratio["variant"]]
-            labels[name] = axis.errorbar(
-                ratio["ratio"], y, xerr=errors, fmt="o", ms=4, color=colour, capsize=2, lw=1.2
-            )
-        axis.set_title(mode, loc="left", weight="bold")
-        axis.set_xlabel("time over that of the unpatched layer")
-        _tidy(axis)
-    names = [f"{catalogue.classes[layer]} {release}, {graph}" for release, layer, graph in keys]
-    axes[0][0].set_yticks(range(len(keys)), names)
-    axes[0][0].set_ylim(len(keys) - 0.4, -0.6)
-    figure.legend(list(labels.values()), list(labels), loc="lower center", ncols=5, frameon=False)
-    figure.tight_layout(rect=(0, 0.4 / figure.get_figheight(), 1, 1))
-    return figure
-
-
-def _draw_growth(ratios: list[dict[str, Any]]) -> Any:  # noqa: ANN401
-    """Time by edges and by heads, patched and unpatched on top of each other."""
-    pyplot = pictures.plotting()
-    figure, axes = pyplot.subplots(1, 2, figsize=(9.5, 3.6))
-    for axis, graph in zip(axes, ("edges", "heads"), strict=True):
-        shown = [r for r in ratios if r["graph"] == graph]
-        # The unpatched one is drawn wide, such that the other can be seen on top of it.
-        for variant, style in (
-            (PRISTINE, {"lw": 6, "alpha": 0.35}),
-            (UPSTREAM, {"lw": 1.2, "ls": "--", "marker": "o", "ms": 3}),
-            (PATCHED, {"lw": 1.5, "marker": "o", "ms": 3}),
-        ):
-            points = [(r[graph], r["ms"]) for r in shown if r["variant"] == variant]
-            xs, ys = zip(*points, strict=True)
-            axis.plot(xs, ys, color=COLOURS[variant], label=variant, **style)
-        axis.set_xscale("log", base=10 if graph == "edges" else 2)
-        axis.set_yscale("log")
-        if graph == "heads":
-            edges = shown[0]["edges"]
-            axis.set_xlabel(f"heads of 8 channels, {edges:,} edges")
-            heads = [r["heads"] for r in shown if r["variant"] == PATCHED]
-            axis.set_xticks(heads, list(map(str, heads)))
-        else:
-            axis.set_xlabel("edges, ten a node")
-        axis.set_ylabel("ms a call")
-        axis.yaxis.set_major_formatter("{x:g}")
-        axis.yaxis.set_minor_formatter("{x:g}" if graph == "heads" else "")
-        _tidy(axis)
-    axes[0].legend(frameon=False)
-    figure.suptitle("GATv2Conv, inference, one thread", x=0.01, ha="left", weight="bold")
-    figure.tight_layout()
-    return figure
-
-
-def _draw_threads(rows: list[dict[str, Any]]) -> Any:  # noqa: ANN401
-    """Calls a second by the number of threads, for each way."""
-    pyplot = pictures.plotting()
-    graphs = list(dict.fromkeys(row["graph"] for row in rows))
-    figure, axes = pyplot.subplots(1, len(graphs), figsize=(9.5, 3.8), squeeze=False)
-    for axis, graph in zip(axes[0], graphs, strict=True):
-        counts = sorted({row["threads"] for row in rows})
-        for way, label in WAYS.items():
-            points = [r for r in rows if r["graph"] == graph and r["way"] == way]
-            if points:
-                axis.plot(
-                    [r["threads"] for r in points],
-                    [r["right"] / r["seconds"] for r in points],
-                    color=COLOURS[way],
-                    label=label.replace("`", ""),
-                    lw=4 if way == "patched" else 1.5,
-                    alpha=0.6 if way == "patched" else 1,
-                    marker="o",
-                    ms=3,
-                )
-        axis.set_xscale("log", base=2)
-        axis.set_xticks(counts, list(map(str, counts)))
-        axis.set_ylim(bottom=0)
-        axis.set_xlabel("threads")
-        axis.set_title(f"{graph} graph", loc="left", weight="bold")
-        _tidy(axis)
-    axes[0][0].set_ylabel("right answers a second")
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="lower center", ncols=3, frameon=False)
-    figure.tight_layout(rect=(0, 0.6 / figure.get_figheight(), 1, 1))
-    return figure

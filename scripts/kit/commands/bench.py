@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from kit import environments, pages, places, releases
-from kit.bench import cases, measure, page
+from kit.bench import cases, drawing, measure, page
 from kit.console import (
     find_python,
     help_of,
@@ -104,9 +104,9 @@ def _telling(bench: measure.Bench, where: str) -> measure.Bench:
 
 
 def _write(data: dict[str, Any], catalogue: Catalogue) -> None:
-    page.draw(data, catalogue)
+    drawing.draw(data, catalogue)
     files = {page.DATA: pages.dump(data), page.PAGE: page.render(data, catalogue)}
-    for file in (*pages.write(files), *page.PICTURES.values()):
+    for file in (*pages.write(files), *drawing.PICTURES.values()):
         print_path(file)
     if faults := list(page.problems(data, catalogue)):
         raise ProofError(" ".join(faults))
