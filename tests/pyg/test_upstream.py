@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import HERE, Warm, run_observe
+from conftest import HERE, PROGRAMS, REGRESSION_TEST, Warm, run_observe
 from patched_layers import LAYERS
 from test_equivalence import compare_compiled
 
@@ -20,6 +21,7 @@ pytestmark = pytest.mark.usefixtures("on_nightly")
 UPSTREAM = HERE.parents[1] / "patches" / "upstream"
 TOPICS = sorted(file.parent.name for file in UPSTREAM.glob("*/test.py"))
 FIXED = sorted(file.parent.name for file in UPSTREAM.glob("*/fix.patch"))
+SCRIPTED = sorted(file.parent.name for file in UPSTREAM.glob("*/reproducer_torchscript.py"))
 
 
 def layer_of(topic: str) -> str:
@@ -140,9 +142,33 @@ def test_reproducer(base: Warm, fixed: Warm, tmp_path: Path, topic: str) -> None
     assert after.returncode == 0, after.stderr
 
 
+@pytest.mark.parametrize("topic", SCRIPTED)
+def test_reproducer_in_torchscript(base: Warm, branch: Warm, topic: str) -> None:
+    file = UPSTREAM / topic / "reproducer_torchscript.py"
+    before = base.run(file)
+    assert before.returncode == 1
+    # How one of its processes ended: by a signal, or with a call that was not right.
+    assert re.search(r"\nAssertionError: <ForkProcess .* exitcode=\S+ daemon>\s*$", before.stderr)
+    after = branch.run(file)
+    assert (after.returncode, after.stderr) == (0, "")
+
+
+def test_all_layers_that_torchscript_takes_have_a_reproducer(
+    trees: dict[str, Path], base: Warm
+) -> None:
+    scripted = []
+    for topic in LAYER_TOPICS:
+        test = trees["patched"] / REGRESSION_TEST.format(layer_of(topic))
+        result = base.run(PROGRAMS / "scripted.py", "scripted", "16", test)
+        # A process that dies has scripted its layer, too.
+        if result.returncode < 0 or "error" not in json.loads(result.stdout.splitlines()[-1]):
+            scripted.append(topic)
+    assert sorted(scripted) == SCRIPTED
+
+
 def test_reproducers_are_short() -> None:
-    files = [*UPSTREAM.glob("*/reproducer.py*")]
-    assert len(files) == len(TOPICS) + 1
+    files = [*UPSTREAM.glob("*/reproducer*.py*")]
+    assert len(files) == len(TOPICS) + len(SCRIPTED) + 1
     for file in files:
         assert len(file.read_text().splitlines()) < 25, file
 

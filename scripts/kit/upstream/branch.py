@@ -75,7 +75,7 @@ def prepare(
             new_tests=topic.new_tests,
             has_fix=topic.patch("fix") is not None,
         )
-    _finish(prepared, page.describe(topic, prepared), topic.read("reproducer.py"))
+    _finish(prepared, page.describe(topic, prepared), topic.reproducers)
     return prepared
 
 
@@ -177,7 +177,7 @@ def prepare_backport(
         layer="GATv2Conv" if "gatv2_conv" in release.affected() else "TransformerConv",
     )
     text = page.describe_backport(prepared, release, catalogue, taken, reproducer)
-    _finish(prepared, text, reproducer)
+    _finish(prepared, text, {"reproducer.py": reproducer})
     return prepared
 
 
@@ -207,7 +207,7 @@ def _commit_patches(
     return taken, left_out
 
 
-def _finish(prepared: Prepared, description: str, reproducer: str) -> None:
+def _finish(prepared: Prepared, description: str, reproducers: dict[str, str]) -> None:
     """Makes or moves the branch, and writes what goes with it: both, or neither."""
     repository.BUILD.mkdir(parents=True, exist_ok=True)
     clone = Path(prepared.repository)
@@ -220,7 +220,7 @@ def _finish(prepared: Prepared, description: str, reproducer: str) -> None:
         )
         for file, text in (
             ("body.md", description),
-            ("reproducer.py", reproducer),
+            *reproducers.items(),
             ("prepared.json", json.dumps(asdict(prepared), indent=2) + "\n"),
         ):
             (made / file).write_text(text, encoding="utf-8")

@@ -171,16 +171,20 @@ def _lint(
 def _reproduce(
     prepared: Prepared, trees: Trees, notify: Notify
 ) -> Iterator[tuple[Check, dict[str, Any]]]:
-    notify("The reproducer, before and after ...")
-    before, after = (
-        trees.run(tree, prepared.folder / "reproducer.py") for tree in (trees.base, trees.branch)
-    )
-    said = last_lines(before.stdout + before.stderr, 1)
-    # An error of another kind would be no reproduction.
-    raised = before.returncode == 1 and said.startswith("AssertionError")
-    yield Check("reproducer fails on the base", raised, said), {"reproducer_before": said}
-    detail = "passes" if after.returncode == 0 else last_lines(after.stdout + after.stderr, 1)
-    yield Check("reproducer passes on the branch", after.returncode == 0, detail), {}
+    for file, name in topics.REPRODUCERS.items():
+        if not (prepared.folder / file).exists():
+            continue
+        notify(f"The {name}, before and after ...")
+        before, after = (
+            trees.run(tree, prepared.folder / file) for tree in (trees.base, trees.branch)
+        )
+        said = last_lines(before.stdout + before.stderr, 1)
+        # An error of another kind would be no reproduction.
+        raised = before.returncode == 1 and said.startswith("AssertionError")
+        record = {f"{Path(file).stem}_before": said}
+        yield Check(f"{name} fails on the base", raised, said), record
+        detail = "passes" if after.returncode == 0 else last_lines(after.stdout + after.stderr, 1)
+        yield Check(f"{name} passes on the branch", after.returncode == 0, detail), {}
 
 
 def _test_layer(

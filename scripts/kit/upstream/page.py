@@ -68,6 +68,7 @@ def describe(topic: Topic, prepared: Prepared) -> str:
         uses_helper="assert_thread_safe" in topic.read("test.py"),
         base=prepared.base,
         reproducer=topic.read("reproducer.py"),
+        scripted=topic.reproducers.get("reproducer_torchscript.py"),
         proof=recorded.get("proof"),
         cost=recorded.get("cost"),
         machine=recorded.get("machine"),

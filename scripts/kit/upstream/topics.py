@@ -11,6 +11,12 @@ from kit.releases import Catalogue, Patch, Release, read_toml
 
 BACKPORT = "backport-"
 
+# What a maintainer can paste, by file, and what the checks call it.
+REPRODUCERS = {
+    "reproducer.py": "reproducer",
+    "reproducer_torchscript.py": "reproducer in TorchScript",
+}
+
 
 @dataclass(frozen=True)
 class Topic:
@@ -58,6 +64,11 @@ class Topic:
         """The names of the tests that it adds."""
         names = [node.name for node in definitions(self.read("test.py"))]
         return [name for name in names if name.startswith("test_")]
+
+    @property
+    def reproducers(self) -> dict[str, str]:
+        """The text of each of its reproducers, by file."""
+        return {name: self.read(name) for name in REPRODUCERS if (self.folder / name).exists()}
 
     def read(self, name: str) -> str:
         """The text of one of its files."""

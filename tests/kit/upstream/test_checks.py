@@ -12,7 +12,7 @@ from kit.upstream import checks as checking
 from kit.upstream import prepared as kept
 from kit.upstream import repository, topics
 
-from .conftest import FIXED, LIBRARY, OLD_TEST, ONE, RACY, check, prepare, set_fix
+from .conftest import FIXED, LIBRARY, OLD_TEST, ONE, RACY, REPRODUCER, check, prepare, set_fix
 
 NAMES = [
     *("yapf", "isort", "flake8", "ruff"),
@@ -29,6 +29,20 @@ def test_check(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert done["tests"].detail == "2 passed (1 on the base)"
     assert done["yapf"].detail == "yapf 0.43.0, 2 files"
     assert git("worktree", "list", cwd=small).count("\n") == 1
+
+
+@pytest.mark.parametrize("passes", [True, False])
+def test_check_of_a_reproducer_in_torchscript(
+    small: Path, monkeypatch: pytest.MonkeyPatch, passes: bool
+) -> None:
+    file = topics.find("layer").folder / "reproducer_torchscript.py"
+    file.write_text(REPRODUCER if passes else "assert False, 'a process died'\n")
+    done = check(small, monkeypatch)
+    name = "reproducer in TorchScript"
+    both = [f"{name} fails on the base", f"{name} passes on the branch"]
+    assert list(done) == [*NAMES[:6], *both, *NAMES[6:]]
+    failed = [key for key, each in done.items() if not each.holds]
+    assert failed == ([] if passes else both[1:])
 
 
 @pytest.mark.parametrize(

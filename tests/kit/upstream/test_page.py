@@ -17,6 +17,11 @@ def test_description(build: Path, main: Path, name: str) -> None:
     reproducer = topic.read("reproducer.py")
     assert f"```python\n{reproducer}```\n" in body
     assert (build / name / "reproducer.py").read_text() == reproducer
+    scripted = topic.reproducers.get("reproducer_torchscript.py")
+    assert ("### In TorchScript" in body) == (scripted is not None)
+    if scripted:
+        assert f"```python\n{scripted}```\n" in body
+        assert (build / name / "reproducer_torchscript.py").read_text() == scripted
     for number in ("issues/8741", "pull/8753"):
         assert f"https://github.com/pyg-team/pytorch_geometric/{number}" in body
     for heading in ("Reproducer", "The test"):
