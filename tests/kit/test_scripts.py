@@ -99,11 +99,11 @@ class SmallClone:
     root: Path
     wheels: Path
 
-    def run(self, **env: str) -> "subprocess.CompletedProcess[str]":
+    def run(self, *arguments: str, **env: str) -> "subprocess.CompletedProcess[str]":
         """Runs the door; pip finds the wheel that it needs, and nothing else."""
         index = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": self.wheels.as_uri()}
         return run(
-            [self.root / "scripts" / "kit.sh"],
+            [self.root / "scripts" / "kit.sh", *arguments],
             **{"PIP_CONFIG_FILE": os.devnull, **index, **env},
         )
 
@@ -219,6 +219,13 @@ def test_settings_of_pip(small: SmallClone, tmp_path: Path, in_a_file: bool) -> 
     else:
         result = small.run(**HOSTILE)
     assert (result.returncode, result.stdout) == (0, "it is here\n"), result.stderr
+
+
+@pytest.mark.parametrize("option", ["--quiet", "-q"])
+def test_quiet_first_use(small: SmallClone, option: str) -> None:
+    result = small.run("verb", option)
+    assert (result.returncode, result.stdout) == (0, f"it is here verb {option}\n")
+    assert result.stderr == ""
 
 
 def test_environment_is_kept_while_it_is_good(small: SmallClone) -> None:
