@@ -127,7 +127,7 @@ def _draw_growth(ratios: list[dict[str, Any]]) -> Any:  # noqa: ANN401
         shown = [r for r in ratios if r["graph"] == graph]
         # The unpatched one is drawn wide, such that the other can be seen on top of it.
         for variant, style in (
-            (PRISTINE, {"lw": 6, "alpha": 0.35}),
+            (PRISTINE, {"lw": 6, "alpha": 0.6}),
             (UPSTREAM, {"lw": 1.2, "ls": "--", "marker": "o", "ms": 3}),
             (PATCHED, {"lw": 1.5, "marker": "o", "ms": 3}),
         ):
@@ -175,7 +175,7 @@ def reasons(part: dict[str, Any], graph: str) -> dict[str, list[str]]:
             why = "threads spend their time on handing over the GIL"
         else:
             why = f"there are {part['cores']} cores, and more wait for them"
-        known.setdefault(why, []).append(label.replace("`", ""))
+        known.setdefault(why, []).append(label.replace("`", "").removeprefix("one layer, "))
     return known
 
 
@@ -206,8 +206,9 @@ def _draw_threads(part: dict[str, Any]) -> Any:  # noqa: ANN401
                     [r["right"] / r["seconds"] for r in points],
                     color=COLOURS[way],
                     label=label.replace("`", ""),
+                    # Wide, and below the others, which lie on it.
                     lw=4 if way == "patched" else 1.5,
-                    alpha=0.6 if way == "patched" else 1,
+                    zorder=2 if way == "patched" else 3,
                     marker="o",
                     ms=3,
                 )
@@ -217,7 +218,9 @@ def _draw_threads(part: dict[str, Any]) -> Any:  # noqa: ANN401
         axis.set_xlabel("threads")
         size = {each.name: each for each in (SMALL_GRAPH, MIDDLE_GRAPH)}[graph]
         axis.set_title(f"{graph} graph: {size.nodes:,} nodes, {size.edges:,} edges", loc="left")
-        axis.annotate(text, (0, -0.2), xycoords="axes fraction", va="top")
+        # Below the label of the axis, which has a line and the numbers another one.
+        below_axis = {"xytext": (0, -40), "textcoords": "offset points"}
+        axis.annotate(text, (0, 0), xycoords="axes fraction", va="top", **below_axis)
         _tidy(axis)
     axes[0][0].set_ylabel("right answers a second")
     handles, labels = axes[0][0].get_legend_handles_labels()

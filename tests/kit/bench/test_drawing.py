@@ -67,7 +67,7 @@ FALLS, RISES = [300.0, 200.0, 100.0], [100.0, 200.0, 190.0]
     ],
 )
 def test_reasons(way: str, graph: str, gil: bool, why: str) -> None:
-    label = page.WAYS[way].replace("`", "")
+    label = page.WAYS[way].replace("`", "").removeprefix("one layer, ")
     assert drawing.reasons(part({way: FALLS}, graph, gil), graph) == {why: [label]}
     assert drawing.reasons(part({way: RISES}, graph, gil), graph) == {}
 
