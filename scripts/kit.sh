@@ -12,7 +12,7 @@ source "$(dirname -- "$self")/environment.sh"
 case " $* " in *" --quiet "* | *" -q "*) quiet=yes ;; esac
 # Pages are drawn with matplotlib, which only the environment of the tests has.
 case " $* " in
-  " report "* | " bench "* | *" --survey "* | *" --render "*) tools_python test ;;
+  " report "* | " bench "* | *" --survey "* | *" --outside "* | *" --render "*) tools_python test ;;
   *) tools_python kit ;;
 esac
 # -I: what lies in PYTHONPATH is for the programs that the kit runs, not for the kit.
