@@ -2,11 +2,16 @@
 
 import dataclasses
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import World
+from kit import proving
 from kit.proving import LayerProof
+from kit.releases import Catalogue, Release
+from kit.sources import Source
 
 
 def counts(calls: int, right: int, spoiled: int = 0) -> dict[str, Any]:
@@ -72,6 +77,35 @@ def test_problems_in_torchscript(patched: dict[str, Any], said: str | None) -> N
     (*problem,) = dataclasses.replace(proved, scripted=scripted).problems()
     assert [said in each for each in problem if said] == [True] * (said is not None)
     assert bool(problem) == (said is not None)
+
+
+@pytest.mark.parametrize("with_latency, steps", [(True, 4), (False, 3)])
+def test_it_says_how_far_it_is(
+    catalogue: Catalogue,
+    source: Callable[..., Source],
+    monkeypatch: pytest.MonkeyPatch,
+    with_latency: bool,
+    steps: int,
+) -> None:
+    ended = {"interleaved": counts(100, 100), "stress": counts(100, 100)}
+
+    def run(release: Release, python: Path, tree: Path, device: str, *tests: Path) -> Any:
+        return {"python": "3.11", "torch": "2.13", "gil": True, "measured": [ended] * len(tests)}
+
+    monkeypatch.setattr(proving, "_run", run)
+    for name in ("_scripted", "_latency"):
+        monkeypatch.setattr(proving, name, lambda *arguments: {})
+    told: list[str] = []
+    proving.prove(
+        catalogue.find("1.8.0"),
+        catalogue,
+        source("sdist"),
+        Path("python"),
+        told.append,
+        with_latency=with_latency,
+    )
+    said = [text.split(": ")[0] for text in told if ": " in text]
+    assert said == [f"{number} of {steps}" for number in range(1, steps + 1)]
 
 
 def test_no_calls_are_no_proof() -> None:
