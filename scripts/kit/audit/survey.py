@@ -87,6 +87,7 @@ def survey(
     *,
     path: bool = True,
     notify: Callable[[str], None] = lambda message: None,
+    layers: Sequence[str] = (),
 ) -> Survey:
     """Audits the layers of a tree.
 
@@ -96,18 +97,23 @@ def survey(
         python: An interpreter that can import it; None reads the sources alone.
         path: Whether to put the tree on the interpreter's path, or to take the PyG it has.
         notify: Is told which layer runs.
+        layers: The classes to audit alone; none of them means all.
 
     Raises:
+        UsageError: If one of `layers` cannot be run.
         TreeError: If there is no PyG, or a file of it does not parse.
         ToolError: If the program that runs the layers fails.
     """
     read = by_attribute(static.audit_tree(root))
+    if layers:
+        read = {key: finding for key, finding in read.items() if finding.cls in layers}
     if python is None:
         return Survey(release, findings=[read[key] for key in sorted(read)])
     with tempfile.TemporaryDirectory(prefix="pyg-threadsafe-") as home:
         # PyG 2.5.0 leaves compiled templates there, under names that all trees share.
         tree = root if path else None
-        ran = run_program(python, ["layers"], tree=tree, home=Path(home), notify=notify)
+        arguments = ["layers", *(f"--layer={name}" for name in layers)]
+        ran = run_program(python, arguments, tree=tree, home=Path(home), notify=notify)
     result = Survey(release, ran["python"], ran["torch"])
     dynamic: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for name, layer in ran["layers"].items():

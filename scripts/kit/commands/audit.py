@@ -96,6 +96,7 @@ def _model_options(command: Command) -> Command:
     metavar="DIR",
     help="That of a checkout or site-packages.",
 )
+@click.option("--layer", "layers", multiple=True, hidden=True, help="This class alone. Repeatable.")
 @click.option("--static", is_flag=True, hidden=True, help="Read the sources, run nothing.")
 @click.option("--all", "show_all", is_flag=True, hidden=True, help="Show what is harmless, too.")
 @click.option(
@@ -130,6 +131,7 @@ def audit(
     json_file: Path | None,
     installed: bool,
     tree: Path | None,
+    layers: tuple[str, ...],
     static: bool,
     show_all: bool,
     all_releases: bool,
@@ -162,21 +164,21 @@ def audit(
         python = running.user_python(python)
         _audit_model(catalogue, python, (model, inputs), options, allowed, (show_all, json_file))
     else:
-        which, where = (version, tree, installed), (python, "" if static else torch)
+        which, where = (version, tree, installed, layers), (python, "" if static else torch)
         source = (kind, git_url, offline)
         _audit_layers(catalogue, which, where, source, (show_all, json_file), allowed)
 
 
 def _audit_layers(
     catalogue: Catalogue,
-    which: tuple[str | None, Path | None, bool],
+    which: tuple[str | None, Path | None, bool, tuple[str, ...]],
     where: tuple[Path | None, str],
     source_options: tuple[str, str, bool],
     show: tuple[bool, Path | None],
     allowed: frozenset[str],
 ) -> None:
     """Audits the layers of a release, a tree or an installation; without a torch, reads alone."""
-    (version, tree, installed), (python, torch) = which, where
+    (version, tree, installed, layers), (python, torch) = which, where
     with tempfile.TemporaryDirectory(prefix="pyg-threadsafe-") as name, progress() as notify:
         source = source_of(*source_options, notify)
         root, release, python = _find_tree(
@@ -188,7 +190,9 @@ def _audit_layers(
             python = find_python(release, None, torch, source.cache, offline=source.offline)
         notify("Reading its sources ...")
         label = release.version if release else str(root)
-        result = survey.survey(root, label, python, path=not installed, notify=notify)
+        result = survey.survey(
+            root, label, python, path=not installed, notify=notify, layers=layers
+        )
     _show_survey(result, catalogue, release, root if version is None else None, show, allowed)
 
 

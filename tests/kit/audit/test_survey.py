@@ -115,6 +115,24 @@ def test_which_layer_runs_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert told == ["running XConv, 1 of 2"]
 
 
+def test_one_layer_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only that one is run, and nothing is said of the others, which were not."""
+    root = tree(tmp_path, LAYER + LAYER.replace("OtherConv", "ThirdConv"))
+    assert {f.cls for f in survey.survey(root, "1.0", None).findings} == {"OtherConv", "ThirdConv"}
+    asked: list[Any] = []
+
+    def run(python: Path, arguments: list[str], **keywords: Any) -> dict[str, Any]:
+        asked.append(arguments)
+        forms = {"dense": {"writes": [write_of("confirmed", 1, 1)]}}
+        return {"python": "3.11", "torch": "2.13", "layers": {"OtherConv": {"forms": forms}}}
+
+    monkeypatch.setattr(survey, "run_program", run)
+    for python in (None, Path("python")):
+        result = survey.survey(root, "1.0", python, layers=["OtherConv"])
+        assert {finding.cls for finding in result.findings} == {"OtherConv"}
+    assert asked == [["layers", "--layer=OtherConv"]]
+
+
 def test_layers_that_cannot_run_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_with(monkeypatch, XConv={"forms": {"dense": {"error": "ImportError: pyg-lib"}}})
     result = survey.survey(tree(tmp_path), "1.0", Path("python"))
