@@ -149,8 +149,25 @@ SITES: dict[str, tuple[Site, ...]] = {
         ),
         Site(r"( +)edge_type = current\.edge_type\n", r"\1edge_type = _kept(module)\n"),
     ),
-    # No layer: masks are set in the layers that predict, and there is no other place for them.
-    "explainer": (Site(r"( +)(def are_separate\(self\) -> bool:\n)", r"\1\2\1    return False\n"),),
+    # The structural copy, which the next explanation of the same model uses again.
+    "explainer": (
+        Site(
+            r"( +)(self\.originals = originals\n)",
+            r"\1kept = _kept(originals[0])\n"
+            r"\1if kept is not None and kept.originals == originals:\n"
+            r"\1    vars(self).update(vars(kept))\n"
+            r"\1    return\n"
+            r"\1\2\1_keep(originals[0], self)\n",
+        ),
+    ),
+}
+
+# Where a way has places of its own. What an explainer keeps in attributes are masks, and the
+# released one keeps them in those of the layers that predict.
+OWN_SITES: dict[tuple[str, str], tuple[Site, ...]] = {
+    ("explainer", "attribute"): (
+        Site(r"( +)(def are_separate\(self\) -> bool:\n)", r"\1\2\1    return False\n"),
+    ),
 }
 
 
@@ -167,12 +184,18 @@ def mutate(layer: str, text: str) -> dict[str, str]:
     Raises:
         TreeError: If the file is not as it is expected.
     """
-    for site in SITES[layer]:
+    return {
+        way: _change(layer, OWN_SITES.get((layer, way), SITES[layer]), text) + "\n" + code
+        for way, code in WAYS.items()
+    }
+
+
+def _change(layer: str, sites: tuple[Site, ...], text: str) -> str:
+    for site in sites:
         text, count = re.subn(rf"(?m)^{site.before}", site.after, text)
         if count != site.count:
             raise TreeError(
                 f"The fault cannot be put back into {layer}: expected {site.count} places like "
                 f"'{site.before}', found {count}. Change SITES in scripts/kit/mutants.py."
             )
-    ways = ["attribute"] if layer == "explainer" else WAYS
-    return {way: text + "\n" + WAYS[way] for way in ways}
+    return text

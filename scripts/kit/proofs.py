@@ -91,13 +91,15 @@ def _mutations(records: list[dict[str, Any]], catalogue: Catalogue) -> Iterator[
         "take each other's. One thread alone gets the same results as before, bit for bit, so "
         "each mutant is a race and nothing else. Then the forced tests of the layer's threaded "
         "regression test run, again and again: a mutant is caught where one of them fails. On "
-        "the layer as patched, they must never fail. `Explainer` is no layer, and its fault has "
-        "one place: masks in the layers that predict."
+        "the layer as patched, they must never fail."
     )
     yield ""
     yield (
         "The cache tells layers apart, and no threads. Where the lock is left out, one is held "
-        "while the value is written, and while it is read, and not in between."
+        "while the value is written, and while it is read, and not in between. `Explainer` is no "
+        "layer: its attribute is the masks in the layers that predict, as released; in the other "
+        "ways, the structural copy is kept, and the next explanation of the model works on it, "
+        "too. Where a cell is empty, the mutant is newer than the run."
     )
     yield ""
     ways = list(mutants.WAYS)
