@@ -7,6 +7,7 @@ Two releases are affected (1.8.0, 1.9.0; their layer is the same), one is fixed
 import dataclasses
 import hashlib
 import io
+import json
 import os
 import signal
 import subprocess
@@ -15,9 +16,10 @@ import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
-from kit import adding, interrupts, releases, sources
+from kit import adding, cli, interrupts, releases, sources
 
 LAYER = "torch_geometric/nn/conv/gatv2_conv.py"
 VERSION_FILE = "torch_geometric/__init__.py"
@@ -252,3 +254,73 @@ def source(world: World) -> Callable[..., sources.Source]:
         )
 
     return make
+
+
+TORCH = """
+from types import SimpleNamespace
+__version__ = '2.13.0+cpu'
+version = SimpleNamespace(cuda=None)
+cuda = SimpleNamespace(device_count=lambda: 0)
+"""
+
+INTERPRETER = f"""#!{sys.executable}
+import json, os, sys, time
+from pathlib import Path
+folder = Path(__file__).parent
+answers = folder / (Path(sys.argv[1]).name + ".json")
+if answers.exists():
+    answer, *others = json.loads(answers.read_text())
+    answers.write_text(json.dumps(others or [answer]))
+    with (folder / "calls.txt").open("a") as calls:
+        print(json.dumps(sys.argv[1:]), file=calls)
+    time.sleep(answer.get("sleep", 0))
+    print(answer.get("said", ""), file=sys.stderr)
+    print(json.dumps(answer.get("json")), flush=True)
+    if "signal" in answer:
+        os.kill(os.getpid(), answer["signal"])
+    sys.exit(answer.get("code", 0))
+os.environ["PYTHONPATH"] = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
+os.execv({sys.executable!r}, [{sys.executable!r}, *sys.argv[1:]])
+"""
+
+
+@dataclass(frozen=True)
+class StandIn:
+    """An interpreter that has something that says it is torch. The kit's programs only answer."""
+
+    path: Path
+
+    def answer(self, program: str, *answers: dict[str, Any]) -> None:
+        """Sets how a program ends, run after run; the last one is for all runs that follow.
+
+        Each is its output (`json`), what it `said` on stderr, the `signal` that ends it or its
+        exit `code`, and for how many seconds it is to `sleep` first.
+        """
+        (self.path.parent / f"{program}.json").write_text(json.dumps(answers))
+
+    @property
+    def calls(self) -> list[list[str]]:
+        """The arguments that its programs were called with, one list a call."""
+        file = self.path.parent / "calls.txt"
+        return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path) -> StandIn:
+    folder = tmp_path / "stand-in"
+    write(folder, {"torch.py": TORCH, "python": INTERPRETER})
+    (folder / "python").chmod(0o755)
+    return StandIn(folder / "python")
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Runs the kit in this process, and returns its exit code."""
+
+    def call(*arguments: str | Path) -> int:
+        monkeypatch.setattr(sys, "argv", ["kit", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        return int(end.value.code or 0)
+
+    return call

@@ -1,13 +1,17 @@
 """Where PyG runs."""
 
 import dataclasses
+import os
+import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from conftest import VERSION_FILE, library, write
-from kit import environments
+from kit import environments, places
+from kit.building import extensions
 from kit.errors import ToolError
 from kit.releases import Catalogue
 from test_scripts import HOSTILE, make_wheel
@@ -81,3 +85,70 @@ def test_an_older_python_is_told_so(tmp_path: Path) -> None:
         ToolError, match=r"it is Python 3\.6\.15, and what the kit runs there needs"
     ):
         environments.describe(python)
+
+
+@pytest.fixture
+def places_of_our_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where shared environments go, and an index that has what they hold: nothing real."""
+    monkeypatch.setattr(places, "ENVIRONMENTS", tmp_path / ".kit")
+    files = {"pyproject.toml": '[dependency-groups]\npyg = ["pyg_threadsafe_small"]\n'}
+    write(tmp_path, files)
+    monkeypatch.setattr(environments, "ROOT", tmp_path)
+    make_wheel(tmp_path / "wheels", "pyg_threadsafe_small", "VALUE = 'it is here'\n")
+    version = "from types import SimpleNamespace\n__version__ = '1.0'\n"
+    torch = "version = SimpleNamespace(cuda=None)\ncuda = SimpleNamespace(device_count=int)\n"
+    make_wheel(tmp_path / "wheels", "torch", version + torch)
+    for name in ("numpy", "setuptools"):  # which an old torch wants
+        make_wheel(tmp_path / "wheels", name, "")
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "wheels"))
+    return tmp_path / ".kit"
+
+
+def test_the_shared_environment(
+    places_of_our_own: Path,
+    tmp_path: Path,
+    call: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Made once, linked to an environment of the user's, and with wheels on top."""
+    assert call("env", "--torch", "1.0") == 0
+    printed = capsys.readouterr()
+    python = Path(printed.out.strip())
+    assert python.is_relative_to(places_of_our_own) and "Installing torch 1.0" in printed.err
+    own = tmp_path / "own"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", own], check=True)
+    assert call("env", "--torch", "1.0", "--python", own / "bin" / "python", "--link") == 0
+    assert capsys.readouterr().err == ""
+    program = "import torch, pyg_threadsafe_small; print(torch.__version__)"
+    command = [own / "bin" / "python", "-I", "-c", program]
+    assert subprocess.run(command, capture_output=True, text=True).stdout == "1.0\n"
+
+    def built(names: list[extensions.Extension], *_: object, **__: object) -> list[Path]:
+        assert [each.name for each in names] == ["torch-scatter"]
+        make_wheel(tmp_path / "built", "torch_scatter", "")
+        return list((tmp_path / "built").iterdir())
+
+    monkeypatch.setattr(extensions, "build_extensions", built)
+    monkeypatch.setattr(extensions, "fit", lambda chosen, torch: chosen)
+    for _ in range(2):
+        assert call("env", "--torch", "1.0", "--extensions=torch-scatter") == 0
+        python = Path(capsys.readouterr().out.strip())
+        assert python.parents[1].name.endswith("-extensions")
+        program = "import torch, torch_scatter"
+        assert subprocess.run([python, "-I", "-c", program]).returncode == 0
+    (tmp_path / "built" / "torch_scatter-1.0-py3-none-any.whl").write_text("no wheel")
+    described = environments.describe(python)
+    with pytest.raises(ToolError, match=r"The wheels could not be installed in .*Check the disk\."):
+        environments.with_wheels(described, list((tmp_path / "built").iterdir()), tmp_path / "e")
+
+
+def test_a_torch_that_there_is_not(
+    places_of_our_own: Path, call: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("env", "--torch", "9.9") == 5
+    said = capsys.readouterr().err
+    assert "'pip install' said: ERROR: No matching distribution found for torch==9.9" in said
+    assert "Check the network, the disk, and that torch 9.9 has a wheel for this Python." in said

@@ -1,13 +1,22 @@
 """Other people's packages: their pins, how outcomes are compared, and the page."""
 
+import dataclasses
+import hashlib
+import io
 import json
+import sys
+import tarfile
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
-from kit import cli, packages, pages, releases
-from kit.errors import TreeError, UsageError
+from conftest import AFTER, LAYER, StandIn, World
+from kit import environments, packages, pages, releases, sources
+from kit.errors import ToolError, TreeError, UsageError
 from kit.packages import Outcome, Package
+from test_scripts import make_wheel
 
 RECORD = """
 [[package]]
@@ -134,10 +143,149 @@ def test_the_page_is_what_its_data_say() -> None:
 
 
 def test_the_command_refuses_what_is_not_pinned(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    call: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("sys.argv", ["kit", "packages", "nobody"])
-    with pytest.raises(SystemExit) as exit_:
-        cli.main()
-    assert exit_.value.code == UsageError.exit_code
+    assert call("packages", "nobody") == UsageError.exit_code
     assert "No package 'nobody' is pinned." in capsys.readouterr().err
+
+
+BACKEND = """
+import zipfile
+def build_wheel(folder, config_settings=None, metadata_directory=None):
+    with zipfile.ZipFile(folder + "/somebody-1.0-py3-none-any.whl", "w") as wheel:
+        info = "somebody-1.0.dist-info/"
+        metadata = ["Metadata-Version: 2.1", "Name: somebody", "Version: 1.0", ""]
+        wheel.writestr(info + "METADATA", "\\n".join(metadata))
+        tags = ["Wheel-Version: 1.0", "Root-Is-Purelib: true", "Tag: py3-none-any", ""]
+        wheel.writestr(info + "WHEEL", "\\n".join(tags))
+        wheel.writestr(info + "RECORD", "")
+        wheel.writestr("somebody.py", "NAME = 'somebody'\\n")
+    return "somebody-1.0-py3-none-any.whl"
+"""
+# Fails on the patched tree alone, as its layer is another one there.
+TESTS = f"""
+from pathlib import Path
+import small_dependency, somebody, torch_geometric
+LAYER = (Path(torch_geometric.__file__).parents[1] / {LAYER!r}).read_text()
+def test_imports():
+    assert somebody.NAME == "somebody" and small_dependency.VALUE == 1
+def test_layer():
+    assert LAYER != {AFTER!r}
+"""
+
+
+@pytest.fixture
+def somebody(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Package:
+    """A package with tests, in an index that has what it needs."""
+    index = tmp_path / "index"
+    make_wheel(index, "small_dependency", "VALUE = 1\n")
+    build = '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+    files = {"pyproject.toml": build, "backend.py": BACKEND, "tests/test_it.py": TESTS}
+    files |= {"PKG-INFO": "Metadata-Version: 2.1\nName: somebody\nVersion: 1.0\n"}
+    with tarfile.open(index / "somebody-1.0.tar.gz", "w:gz") as sdist:
+        for name, text in files.items():
+            member = tarfile.TarInfo(f"somebody-1.0/{name}")
+            member.size = len(text)
+            sdist.addfile(member, io.BytesIO(text.encode()))
+    monkeypatch.setenv("PIP_FIND_LINKS", f"{index} {world.index}")
+    monkeypatch.setattr(packages, "ROOT", tmp_path)
+    (tmp_path / ".kit").mkdir()
+    digest = hashlib.sha256((index / "somebody-1.0.tar.gz").read_bytes()).hexdigest()
+    needs = ("small_dependency==1.0",)
+    return Package("somebody", "1.0", digest, "any", ("1.8.0",), ("GATv2Conv",), needs, ("tests",))
+
+
+@pytest.fixture
+def shared(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> StandIn:
+    """The shared environment with a torch."""
+    monkeypatch.setattr(environments, "ensure", lambda *arguments: stand_in.path)
+    monkeypatch.setenv("PYTHONPATH", str(stand_in.path.parent))
+    return stand_in
+
+
+def test_its_tests_run_on_both_trees(
+    somebody: Package,
+    shared: StandIn,
+    catalogue: releases.Catalogue,
+    source: Callable[..., sources.Source],
+) -> None:
+    told: list[str] = []
+    base = Path(sys.executable)
+    python = packages.environment([somebody], "2.13.0", base, told.append)
+    assert len(told) == 1 and told[0].startswith("Installing 1 packages into .kit/packages-torch-")
+    assert packages.environment([somebody], "2.13.0", base, told.append) == python
+    assert len(told) == 1
+    (seen,) = packages.compare(somebody, catalogue, source("sdist"), python, told.append)
+    assert (seen.ran, seen.release, seen.torch) == ("tests", "1.8.0", "2.13.0+cpu")
+    assert (seen.same, seen.failed, seen.differ) == (1, 0, ("tests.test_it.test_layer",))
+    none = dataclasses.replace(somebody, tests=("tests/test_it.py::test_nothing",))
+    with pytest.raises(ToolError, match="No test of somebody ran: "):
+        packages.compare(none, catalogue, source("sdist"), python, told.append)
+    gone = dataclasses.replace(somebody, sha256="0" * 64)
+    with pytest.raises(ToolError, match="The sdist of somebody could not be downloaded: "):
+        packages.compare(gone, catalogue, source("sdist"), python, told.append)
+    with pytest.raises(ToolError, match=r"could not be made: .* PyPI has the versions of packages"):
+        packages.environment([gone], "2.13.0", base, told.append)
+
+
+@pytest.fixture
+def models(somebody: Package, shared: StandIn, monkeypatch: pytest.MonkeyPatch) -> StandIn:
+    """A package whose models are run, and an environment that has it."""
+    pinned = dataclasses.replace(somebody, tests=())
+    monkeypatch.setattr(packages, "load", lambda: [pinned])
+    monkeypatch.setattr(packages, "environment", lambda *arguments: shared.path)
+    return shared
+
+
+COMMAND = ("packages", "--source", "sdist")
+
+
+@pytest.mark.parametrize(
+    "ends, code, said",
+    [
+        ([{"a": "sha256 1", "b": "failed: no"}] * 2, 0, ""),
+        ([{"a": "sha256 1"}, {"a": "sha256 2"}], 1, "ended in another way once patched: a."),
+        ([{"a": "failed: no"}] * 2, 1, "none of its models works on the released PyG"),
+    ],
+)
+def test_its_models_run_on_both_trees(
+    models: StandIn,
+    call: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+    ends: list[dict[str, Any]],
+    code: int,
+    said: str,
+) -> None:
+    models.answer("drive.py", *({"json": end} for end in ends))
+    assert call(*COMMAND) == code
+    printed = capsys.readouterr()
+    assert said in printed.err and ("error: " in printed.err) == bool(code)
+    assert "somebody 1.0" in printed.out and "1.8.0" in printed.out and "models" in printed.out
+
+
+def test_models_that_cannot_run(
+    models: StandIn, call: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    models.answer("drive.py", {"code": 1, "said": "ImportError: no somebody"})
+    assert call(*COMMAND) == 5
+    assert "The models of somebody did not run: ImportError: no" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("before", ["nothing", "another release"])
+def test_what_was_seen_is_recorded(
+    models: StandIn,
+    call: Callable[..., int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    before: str,
+) -> None:
+    monkeypatch.setattr(packages, "DATA", tmp_path / "packages.json")
+    monkeypatch.setattr(packages, "PAGE", tmp_path / "packages.md")
+    if before != "nothing":
+        old = [asdict(outcome(package="gone"))]
+        packages.DATA.write_text(pages.dump({"stamp": {}, "outcomes": old}))
+    models.answer("drive.py", {"json": {"a": "sha256 1"}})
+    assert call(*COMMAND, "--record") == 0
+    data = json.loads(packages.DATA.read_text())
+    assert [each["package"] for each in data["outcomes"]] == ["somebody"]
+    assert "| somebody 1.0 | any | `GATv2Conv` | models | 1.8.0 | 1 |" in packages.PAGE.read_text()

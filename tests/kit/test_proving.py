@@ -1,14 +1,17 @@
 """The race, before and after: what a proof says, and what is refused."""
 
 import dataclasses
+import json
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import World
-from kit import proving
+from conftest import StandIn, World, refused
+from kit import proving, sources
+from kit.errors import ProofError
 from kit.proving import LayerProof
 from kit.releases import Catalogue, Release
 from kit.sources import Source
@@ -133,3 +136,129 @@ def test_refusals(world: World, arguments: list[str], code: int, said: str) -> N
     assert result.returncode == code, result.stderr
     assert said in result.stderr
     assert "Traceback" not in result.stderr
+
+
+VERSIONS = {"python": "3.11.7", "torch": "2.13.0+cpu", "gil": True}
+
+
+def measured(right: int) -> dict[str, Any]:
+    """What `programs/prove.py` says of the one layer, of whose 100 calls so many are right."""
+    interleaved = counts(100, right, spoiled=min(50, 100 - right))
+    return {**VERSIONS, "measured": [{"interleaved": interleaved, "stress": counts(100, right)}]}
+
+
+def times(ratio: float) -> dict[str, Any]:
+    return {"times": {"unpatched": [1e-3] * 4, "patched": [ratio * 1e-3] * 4}}
+
+
+@pytest.fixture
+def proved(stand_in: StandIn) -> StandIn:
+    """Where the release races until it is patched, and its scripted layer dies."""
+    stand_in.answer("prove.py", {"json": measured(0)}, {"json": measured(100)})
+    died = {"signal": int(signal.SIGSEGV)}
+    stand_in.answer("scripted.py", died, {"json": counts(100, 100)})
+    stand_in.answer("bench.py", {"json": {"cases": [times(1.0), times(1.5)]}})
+    return stand_in
+
+
+def prove(world: World, python: StandIn, *arguments: str | Path) -> Any:
+    named = ("--source", "sdist", "--python", python.path)
+    return world.run("prove", "1.8.0", *named, *arguments)
+
+
+def test_what_is_proved_is_shown(world: World, proved: StandIn) -> None:
+    result = prove(world, proved)
+    assert result.returncode == 0, result.stderr
+    rows = [" ".join(line.split()) for line in result.stdout.splitlines()]
+    assert rows[0] == "PyG 1.8.0, torch 2.13.0+cpu, Python 3.11.7"
+    assert "GATv2Conv pristine 0 / 50 / 50 0 / 50 / 50" in rows
+    assert "patched 100 / 0 / 0 100 / 0 / 0" in rows
+    assert "GATv2Conv pristine the process died: SIGSEGV" in rows
+    assert "patched 100 / 0 / 0" in rows
+    assert "GATv2Conv 500 1.00 ms 1.00 ms 1.000 1.000 to 1.000" in rows
+    assert "100,000 1.00 ms 1.50 ms 1.500 1.500 to 1.500" in rows
+    assert rows[-1] == "Proved: as released, these race, and patched, they do not: GATv2Conv."
+
+
+def test_a_release_that_does_not_race(world: World, stand_in: StandIn) -> None:
+    """Nothing is patched there, so both trees are the same, and nothing is timed."""
+    stand_in.answer("prove.py", {"json": measured(100)}, {"json": {**VERSIONS, "measured": []}})
+    stand_in.answer("bench.py", {"json": {"cases": []}})
+    result = world.run("prove", "2.0.0", "--source", "sdist", "--python", stand_in.path)
+    assert result.returncode == 0, result.stderr
+    assert "as released" in result.stdout and "Latency" not in result.stdout
+    said = "Threads can share these as upstream released them: GATv2Conv."
+    assert result.stdout.splitlines()[-1] == said
+
+
+def test_json_goes_to_a_file_or_alone_to_the_terminal(
+    world: World, proved: StandIn, tmp_path: Path
+) -> None:
+    file = tmp_path / "new" / "proof.json"
+    result = prove(world, proved, "--json", file, "--no-latency")
+    assert result.returncode == 0 and "Proved:" in result.stdout
+    told = json.loads(file.read_text())
+    assert (told["release"], told["problems"]) == ("1.8.0", [])
+    (layer,) = told["layers"].values()
+    assert layer["latency"] is None and layer["scripted"]["pristine"] == {"died": "SIGSEGV"}
+    proved.answer("prove.py", {"json": measured(0)}, {"json": measured(100)})
+    proved.answer("scripted.py", {"signal": int(signal.SIGSEGV)}, {"json": counts(100, 100)})
+    result = prove(world, proved, "--json", "-", "--no-latency")
+    assert json.loads(result.stdout) == told
+    refused(prove(world, proved, "--json", file / "below" / "a.json"), 4, "cannot be made")
+
+
+def test_what_is_not_proved_fails(world: World, proved: StandIn) -> None:
+    proved.answer("prove.py", {"json": measured(0)}, {"json": measured(99)})
+    result = prove(world, proved)
+    refused(result, 1, "gatv2_conv: the patched release races.")
+    assert "Proved" not in result.stdout
+
+
+def test_a_layer_that_cannot_be_scripted_is_left_out(world: World, proved: StandIn) -> None:
+    proved.answer("scripted.py", {"json": {"error": "RuntimeError: no"}})
+    result = prove(world, proved)
+    assert result.returncode == 0, result.stderr
+    assert "In TorchScript" not in result.stdout
+
+
+@pytest.mark.parametrize(
+    "program, said",
+    [
+        ("prove.py", "The proof could not be run on the pristine tree: MemoryError"),
+        ("scripted.py", "The scripted layer could not be called on the pristine tree: MemoryError"),
+        ("bench.py", "The measurement could not be run: MemoryError"),
+    ],
+)
+def test_a_program_that_fails_is_named(
+    world: World, proved: StandIn, program: str, said: str
+) -> None:
+    proved.answer(program, {"said": "MemoryError", "code": 1})
+    refused(prove(world, proved), 5, said)
+
+
+def test_a_scripted_layer_that_hangs(
+    catalogue: Catalogue,
+    source: Callable[..., sources.Source],
+    proved: StandIn,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(proving, "TIME_LIMIT", 1.0)
+    proved.answer("scripted.py", {"sleep": 60})
+    proof = proving.prove(
+        *(catalogue.find("1.8.0"), catalogue, source("sdist"), proved.path, print),
+        with_latency=False,
+    )
+    assert proof.layers[0].scripted["patched"] == {"died": "hung for 1 s"}
+    assert proof.problems() == ["gatv2_conv: the patched release races in TorchScript."]
+
+
+def test_a_release_without_its_threaded_test(
+    catalogue: Catalogue, source: Callable[..., sources.Source], stand_in: StandIn
+) -> None:
+    whole = catalogue.find("1.8.0")
+    release = dataclasses.replace(
+        whole, patches=tuple(p for p in whole.patches if p.series != "regression_test")
+    )
+    with pytest.raises(ProofError, match=r"takes no patches/regression_test/gatv2_conv\.patch"):
+        proving.prove(release, catalogue, source("sdist"), stand_in.path, print)

@@ -3,12 +3,13 @@
 import hashlib
 import shutil
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import kit
 import pytest
 from conftest import git
-from kit import releasing
+from kit import places, releasing
 from kit.errors import TreeError
 from kit.releases import ROOT
 
@@ -59,3 +60,19 @@ def test_a_version_without_a_date(repository: Path, tmp_path: Path) -> None:
     git("commit", "--quiet", "--all", "-m", "undated", cwd=repository)
     with pytest.raises(TreeError, match="YYYY-MM-DD"):
         releasing.make(tmp_path / "out", repository)
+
+
+def test_the_command_prints_the_archives(
+    repository: Path,
+    tmp_path: Path,
+    call: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(releasing.make, "__defaults__", (repository,))
+    monkeypatch.setattr(places, "ROOT", tmp_path)
+    for options, folder in ((("--out", tmp_path / "out"), "out"), ((), "build/release")):
+        assert call("release", *options) == 0
+        printed = capsys.readouterr().out.splitlines()
+        assert printed == sorted(map(str, (tmp_path / folder).iterdir()), key=printed.index)
+        assert len(printed) == 3

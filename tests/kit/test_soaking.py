@@ -1,11 +1,17 @@
 """The soak: what counts as a fault, and what the command refuses."""
 
 import dataclasses
+import json
+import signal
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import World, refused
+from conftest import StandIn, World, refused
+from kit import mutating, pages, proofs, soaking, sources
+from kit.releases import Catalogue
 from kit.soaking import GROWTH_LIMIT, Soak
 
 
@@ -95,3 +101,88 @@ def test_all_of_it_is_told() -> None:
 )
 def test_refusals(world: World, arguments: list[str], code: int, said: str) -> None:
     refused(world.run("soak", *arguments, "--git-url", world.upstream.as_uri()), code, said)
+
+
+def told(right: int, seconds: float = 60.0, failure: str = "") -> dict[str, Any]:
+    """What `programs/soak.py` says where so many of 100 calls of the layer are right."""
+    ended = {"calls": 100, "right": right, "crashed": 0, "silently_wrong": 100 - right}
+    fields = {"python": "3.11.7", "torch": "2.13.0+cpu", "gil": True, "threads": 16, "hung": 0}
+    fields |= {"seconds": seconds, "calls": {"gatv2_conv": ended}, "failure": failure}
+    return {"json": {**fields, "samples": memory(0), "tensors": [628, 629]}}
+
+
+PRISTINE = told(99, 0.1, "Traceback\ngatv2_conv: another result")
+
+
+def test_what_holds_is_shown(world: World, stand_in: StandIn) -> None:
+    command = ("soak", "1.8.0", "--source", "sdist", "--python", stand_in.path)
+    stand_in.answer("soak.py", PRISTINE, told(100))
+    result = world.run(*command, "--minutes", "1")
+    assert result.returncode == 0, result.stderr
+    rows = [" ".join(line.split()) for line in result.stdout.splitlines()]
+    assert rows[0].endswith("Python 3.11.7: 16 threads shared one model for 60 s")
+    assert "GATv2Conv 100 100 0 0" in rows
+    assert rows[-1] == "Too short to judge the memory: at least 2 minutes."
+    assert [call[3] for call in stand_in.calls] == ["first", "last"]
+    assert [call[4].split("/")[-5] for call in stand_in.calls] == ["patched"] * 2
+    stand_in.answer("soak.py", PRISTINE, told(100, 600.0))
+    result = world.run(*command)
+    assert result.stdout.splitlines()[-1] == "Memory after the first fifth: +0.0 MiB"
+    stand_in.answer("soak.py", PRISTINE, told(98, 600.0))
+    result = world.run(*command, "--json")
+    refused(result, 1, "gatv2_conv: of 100 calls, 0 crashed and 2 were silently wrong.")
+    printed = json.loads(result.stdout)
+    assert printed["control"] == {
+        "seconds": 0.1,
+        "failure": "gatv2_conv: another result",
+        "died": "",
+    }
+
+
+@pytest.mark.parametrize(
+    "end, code, said",
+    [
+        ({"signal": int(signal.SIGSEGV)}, 1, "The process died of SIGSEGV."),
+        ({"code": 1, "said": "MemoryError"}, 5, "could not be run on the patched tree: MemoryErr"),
+    ],
+)
+def test_a_process_that_fails(
+    world: World, stand_in: StandIn, end: dict[str, Any], code: int, said: str
+) -> None:
+    stand_in.answer("soak.py", PRISTINE, end)
+    result = world.run("soak", "1.8.0", "--source", "sdist", "--python", stand_in.path)
+    refused(result, code, said)
+
+
+def test_a_deadlock(
+    catalogue: Catalogue,
+    source: Callable[..., sources.Source],
+    stand_in: StandIn,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(soaking, "MARGIN", 1.0)
+    stand_in.answer("soak.py", PRISTINE, {"sleep": 60})
+    release = catalogue.find("1.8.0")
+    soaked = soaking.soak(
+        *(release, catalogue, source("sdist"), stand_in.path, print), minutes=0.01
+    )
+    assert soaked.problems() == ["The process died of a deadlock: it ran for 2 s."]
+
+
+def test_what_was_measured_is_recorded(
+    world: World,
+    stand_in: StandIn,
+    call: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(mutating, "DATA", tmp_path / "mutations.json")
+    monkeypatch.setattr(soaking, "DATA", tmp_path / "soak.json")
+    monkeypatch.setattr(proofs, "PAGE", tmp_path / "proofs.md")
+    stand_in.answer("soak.py", PRISTINE, told(100, 600.0))
+    command = ("soak", "1.8.0", "--source", "sdist", "--python", stand_in.path, "--record")
+    assert call(*command) == 0
+    assert pages.read_data(soaking.DATA, "")["1.8.0"]["problems"] == []
+    assert "16 threads, 10.0 minutes: holds" in (tmp_path / "proofs.md").read_text()
+    assert "soak.json" in capsys.readouterr().out

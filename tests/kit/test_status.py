@@ -1,6 +1,7 @@
 """The status page: gathered, drawn, and the committed one up to date."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -219,3 +220,47 @@ def test_results_of_other_patches(world: World, tmp_path: Path) -> None:
     leave(tmp_path, "pyg200-torch213", "2.0.0")  # as affected, which it is not
     with pytest.raises(SourceError, match="Run it again: tox run -e pyg200-torch213"):
         gather(tmp_path, [])
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the command writes the page, its data and its pictures."""
+    for name in ("PAGE", "DATA", "PICTURE", "BEFORE_AND_AFTER"):
+        file = tmp_path / getattr(reporting, name).name
+        file.write_bytes(getattr(reporting, name).read_bytes())
+        monkeypatch.setattr(reporting, name, file)
+    return tmp_path
+
+
+def test_the_command_makes_the_page_anew(
+    elsewhere: Path, call: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = reporting.PAGE.read_text()
+    for file in (reporting.PAGE, reporting.PICTURE, reporting.BEFORE_AND_AFTER):
+        file.unlink()
+    assert call("report", "--render") == 0
+    assert reporting.PAGE.read_text() == before
+    *files, told = capsys.readouterr().out.splitlines()
+    assert sorted(Path(file).name for file in files) == [
+        *("before-after.svg", "status.json", "status.md", "status.svg")
+    ]
+    assert all((elsewhere / Path(file).name).stat().st_size > 1000 for file in files)
+    assert told.endswith("of the default list did not run.")
+
+
+def test_an_environment_that_failed_fails(
+    world: World,
+    elsewhere: Path,
+    call: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reporting, "default_environments", lambda: ["pyg190-torch213"])
+    leave(elsewhere / "results", "pyg180-torch213", "1.8.0", failures=1)
+    command = ("report", "--results", elsewhere / "results")
+    assert call(*command) == 3
+    assert "pyg190-torch213. Run 'scripts/test.sh', or call" in capsys.readouterr().err
+    assert call(*command, "--partial") == 1
+    printed = capsys.readouterr()
+    assert "1 failed; 1 of the default list did not run." in printed.out
+    assert "pyg180-torch213. status.md says why." in printed.err

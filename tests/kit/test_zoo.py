@@ -1,6 +1,7 @@
 """The page of the zoo: gathered, and the committed one up to date."""
 
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 from xml.sax.saxutils import quoteattr
 
@@ -96,3 +97,35 @@ def test_the_words_are_those_of_the_zoo(monkeypatch: pytest.MonkeyPatch) -> None
     assert set(zoo.TRUTHS) == set(entries.FAILURES)
     graded = {running.RIGHT, running.FALSE_ALARM, running.MISSED, running.INCOMPLETE}
     assert set(zoo.GRADES) == {*graded, running.NOT_RUN}
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the command writes the page and its data."""
+    for name in ("PAGE", "DATA"):
+        file = tmp_path / getattr(zoo, name).name
+        file.write_bytes(getattr(zoo, name).read_bytes())
+        monkeypatch.setattr(zoo, name, file)
+    return tmp_path
+
+
+def test_the_command_makes_the_page_anew(
+    elsewhere: Path, call: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, number = zoo.PAGE.read_text(), len(zoo.load().answers)
+    zoo.PAGE.unlink()
+    assert call("zoo", "--render") == 0
+    assert zoo.PAGE.read_text() == before
+    *files, told = capsys.readouterr().out.splitlines()
+    assert [Path(file).name for file in files] == ["zoo.json", "zoo.md"]
+    assert told.startswith(f"{number} models: {number} right, 0 incomplete,")
+
+
+def test_an_answer_that_is_not_right_fails(
+    elsewhere: Path, call: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    leave(elsewhere / "results", "pyg281-torch213-zoo", {}, {"model": "B", "grade": "missed"})
+    assert call("zoo", "--results", elsewhere / "results") == 1
+    printed = capsys.readouterr()
+    assert "2 models: 1 right, 0 incomplete, 0 false alarm, 1 missed, 0 not run." in printed.out
+    assert "error: Some answers are not right. zoo.md says which, and why." in printed.err

@@ -1,10 +1,12 @@
 """The audit of a model: what its source says is put beside what it did."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import StandIn, World, refused
 from kit.audit import model, static
 from kit.audit.model import Options, audit_model, join
 from kit.audit.running import ProgramDied
@@ -89,3 +91,21 @@ def test_options() -> None:
         *("--tolerance", "1e-06", "--explainer", "c:d"),
     ]
     assert Options().arguments == []
+
+
+MODEL = ("--model", "own:Own", "--inputs", "own:inputs", "--python")
+
+
+def test_a_model_on_the_command_line(world: World, own: Path, stand_in: StandIn) -> None:
+    classes = [{"class": "Own", "module": "own", "file": "own.py"}]
+    write = write_of("confirmed", written=[["own.py", 7, "forward"]])
+    ran = {"own.py": [7, 9]}
+    stand_in.answer("audit", {"json": report_of(classes=classes, writes=[write], ran_lines=ran)})
+    result = world.run("audit", *MODEL, stand_in.path)
+    refused(result, 1, "Not safe: Own.mean (own.py:7")
+    assert "What to do\n" in result.stdout and "take each other's Own.mean" in result.stdout
+    told = json.loads(world.run("audit", *MODEL, stand_in.path, "--json", "-").stdout)
+    assert (told["verdict"], told["reasons"][0]["name"]) == ("not safe", "Own.mean")
+    # A person has looked at it.
+    allowed = world.run("audit", *MODEL, stand_in.path, "--allow", "Own.*")
+    assert "Own.mean" in allowed.stdout

@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from conftest import StandIn
 from kit import releases
 from kit.audit import outside
 from kit.audit.outside import Outside
@@ -62,3 +63,8 @@ def test_the_committed_data() -> None:
         for part in parts:
             assert part.get("silently_wrong", 0) + part.get("crashed", 0) > 10
             assert part["after_a_failure"] in ("silently_wrong", "crashed")
+
+
+def test_what_the_program_says_is_kept(tmp_path: Path, stand_in: StandIn) -> None:
+    stand_in.answer("outside.py", {"json": {"torch": "2.13.0", "parts": {"a": RIGHT}}})
+    assert outside.measure(tmp_path, "1.0", stand_in.path) == Outside("1.0", "2.13.0", {"a": RIGHT})

@@ -75,3 +75,8 @@ def test_python_finds_its_own_modules(tmp_path: Path) -> None:
         [sys.executable, running.PROGRAM], env=environment, text=True, capture_output=True
     )
     assert result.returncode == 0, result.stderr
+
+
+def test_an_interpreter_that_cannot_say_what_it_imports() -> None:
+    with pytest.raises(ToolError, match="/usr/bin/false cannot be run"):
+        running.find_installed(Path("/usr/bin/false"))

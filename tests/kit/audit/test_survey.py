@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import World, write
-from kit.audit import page, survey
+from conftest import LAYER as LAYER_FILE
+from conftest import StandIn, World, library, write
+from kit import releases, sources
+from kit.audit import outside, page, survey
 
 LAYER = """
 from torch_geometric.nn.conv import MessagePassing
@@ -218,3 +220,109 @@ def test_json(world: World, tmp_path: Path) -> None:
     both = world.run("audit", "--path", tmp_path, "--static", "--json", file)
     assert json.loads(file.read_text()) == json.loads(alone.stdout)
     assert "Threads cannot share 1 of its classes." in both.stdout
+
+
+RAN = {"python": "3.11.7", "torch": "2.13.0+cpu"}
+FORCED = write_of("confirmed", 1, 2)
+OTHERS = {
+    "OtherConv": {"forms": {"dense": {"writes": [FORCED]}}},
+    "XConv": {"forms": {"dense": {"error": "ImportError: pyg-lib"}}},
+}
+
+
+def test_a_release_on_the_command_line(
+    world: World,
+    stand_in: StandIn,
+    call: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its layers are run; a reader is told what was forced, and what could not be run."""
+    monkeypatch.setattr(sources, "materialize", lambda release, source, root: tree(root))
+    stand_in.answer("audit", {"json": {**RAN, "layers": OTHERS}})
+    assert call("audit", "1.8.0", "--source", "sdist", "--python", stand_in.path) == 1
+    printed = capsys.readouterr().out
+    assert printed.startswith("PyG 1.8.0, torch 2.13.0+cpu, Python 3.11.7\n")
+    assert "forced  1 calls crashed, 2 silently wrong" in printed
+    assert "Read only, as it could not be run: XConv (ImportError: pyg-lib)" in printed
+    assert "1 layers and models were run." in printed
+    # It is in no file that a patch changes.
+    assert "No patch here and no release fixes OtherConv." in printed
+    ((_, asked),) = stand_in.calls
+    assert asked == "layers"
+
+
+@pytest.mark.parametrize("show_all", [True, False])
+def test_the_patch_of_a_race_is_named(
+    world: World, stand_in: StandIn, tmp_path: Path, show_all: bool
+) -> None:
+    root = tmp_path / "tree"
+    write(root, library("1.8.0"))
+    place = {"written": [[LAYER_FILE, 20, "message"]]}
+    other = {**write_of("refuted", attribute="_size"), "class": "GATv2Conv"}
+    forms = {"dense": {"writes": [{**FORCED, **place, "class": "GATv2Conv"}, other]}}
+    stand_in.answer("audit", {"json": {**RAN, "layers": {"GATv2Conv": {"forms": forms}}}})
+    (root / LAYER_FILE).write_text("")
+    options = ("--path", root, "--python", stand_in.path, *["--all"] * show_all)
+    result = world.run("audit", *options)
+    assert result.returncode == 1
+    assert "  Patch GATv2Conv:\n" in result.stdout
+    assert f"apply.sh 1.8.0 --tree {root}\n" in result.stdout
+    assert "  Or upgrade: upstream has fixed GATv2Conv in 2.0.0.\n" in result.stdout
+    assert ("GATv2Conv: _size" in result.stdout) is show_all
+    assert ("Other attributes that calls write" in result.stdout) is not show_all
+
+
+def test_the_installed_one(world: World, stand_in: StandIn) -> None:
+    write(stand_in.path.parent, {"torch_geometric/__init__.py": "", FILE: LAYER})
+    stand_in.answer("audit", {"json": {**RAN, "layers": {}}})
+    result = world.run("audit", "--installed", "--python", stand_in.path)
+    assert result.returncode == 1
+    assert f"The PyG in {stand_in.path.parent}, torch 2.13.0+cpu" in result.stdout
+
+
+@pytest.mark.parametrize("option", ["--survey", "--outside", "--render"])
+def test_the_page_of_all_releases(
+    option: str,
+    call: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each release is audited, and what comes of it is the page: here, all is as recorded."""
+    (surveys, machine), measured = page.load(), outside.load()
+    before, asked = page.PAGE.read_text(), []
+    for module, names in ((page, ("PAGE", "DATA", "PICTURE")), (outside, ("DATA",))):
+        for name in names:
+            file = tmp_path / getattr(module, name).name
+            file.write_bytes(getattr(module, name).read_bytes())
+            monkeypatch.setattr(module, name, file)
+    page.PAGE.unlink()
+
+    def surveyed(root: Path, release: str, python: Path) -> survey.Survey:
+        asked.append(release)
+        return next(each for each in surveys if each.release == release)
+
+    def changed(root: Path, release: str, python: Path) -> outside.Outside:
+        asked.append(release)
+        return next(each for each in measured if each.release == release)
+
+    monkeypatch.setattr(sources, "materialize", lambda release, source, root: None)
+    monkeypatch.setattr(survey, "survey", surveyed)
+    monkeypatch.setattr(outside, "measure", changed)
+    monkeypatch.setattr("kit.pages.machine", lambda: machine)
+    monkeypatch.setattr("kit.commands.audit.find_python", lambda *_, **__: Path("python"))
+    assert call("audit", option) == 0
+    assert page.PAGE.read_text() == before
+    times = {"--survey": 2, "--outside": 1, "--render": 0}[option]
+    pinned = [release.version for release in releases.load().releases]
+    assert sorted(asked) == sorted(pinned * times)
+    printed = [Path(line).name for line in capsys.readouterr().out.splitlines()]
+    assert printed == ["audit.json", "outside.json", "audit.md", "audit.svg"]
+
+
+def test_where_the_result_cannot_be_written(world: World, tmp_path: Path) -> None:
+    file = tmp_path / "nowhere" / "audit.json"
+    result = world.run("audit", "--path", tree(tmp_path), "--static", "--json", file)
+    assert result.returncode == 2
+    assert f"error: --json {file}: it cannot be written (No such file" in result.stderr

@@ -46,3 +46,11 @@ def test_what_explained_the_model() -> None:
     text = text_of(report_of(explained=explained_of(predictions=WRONG, stack=STACK)))
     assert "between its steps: 5 right, 3 crashed, 4 silently wrong, 0 hung\n      E: x" in text
     assert "held    torch_geometric/explain/explainer.py:205 (__call__)" in text
+
+
+def test_what_a_person_allowed_and_what_else_is_known() -> None:
+    report = report_of(writes=[write_of("confirmed")], notes=["torch.compile() was not run."])
+    verdict = judge(report, frozenset(["Own.*"]))
+    lines = [line for line, _ in lines_of("app:MODEL", verdict, report, show_all=False)]
+    assert "  Allowed: Own.mean" in lines
+    assert "  torch.compile() was not run." in lines

@@ -160,3 +160,17 @@ def test_check_cuda_wheel(
     else:
         with pytest.raises(ProofError, match=said):
             builds.check_cuda_wheel(wheel, cuda)
+
+
+def test_a_toolkit_without_cuobjdump(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then triton's is taken, which is beside torch; and without one there is no proof."""
+    home = make_toolkit(tmp_path / "cuda")
+    (home / "bin" / "cuobjdump").unlink()
+    monkeypatch.setenv("CUDA_HOME", str(home))
+    monkeypatch.setenv("PATH", os.defpath)
+    packages = tmp_path / "packages"
+    torch = dataclasses.replace(CUDA_TORCH, site_packages=packages)
+    with pytest.raises(ToolError, match="cuobjdump was not found, and without it nothing proves"):
+        builds.find_cuda(torch, ["9.0"])
+    of_triton = script(packages / "triton" / "backends" / "nvidia" / "bin" / "cuobjdump", "")
+    assert builds.find_cuda(torch, ["9.0"]).cuobjdump == of_triton

@@ -12,7 +12,7 @@ import pytest
 from kit import environments
 from kit.building import machine
 from kit.building.cuda import Target
-from kit.errors import ToolError, UsageError
+from kit.errors import ToolError, TreeError, UsageError
 
 from .conftest import INTERPRETER, TARGET
 
@@ -124,3 +124,16 @@ def test_an_old_torch_wants_pkg_resources(bare: Path) -> None:
         machine.check_packages(interpreter, ("pkg_resources",))
     (utils / "cpp_extension.py").write_text("import json\n")
     machine.check_packages(interpreter, ("pkg_resources",))
+
+
+def test_a_cache_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", sys.executable)
+    (tmp_path / "Python.h").touch()
+    target = Target(dataclasses.replace(INTERPRETER, include=tmp_path), None)
+    with pytest.raises(TreeError, match=r"cannot be written \(Not a directory\)\. PYG_THREADSAFE_"):
+        machine.check(target, tmp_path / "Python.h" / "cache")
+
+
+def test_an_interpreter_that_does_not_run(tmp_path: Path) -> None:
+    with pytest.raises(ToolError, match="false cannot be used: "):
+        machine.find_missing(dataclasses.replace(INTERPRETER, path=Path("/usr/bin/false")), ["pip"])

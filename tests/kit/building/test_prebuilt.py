@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from kit import environments
 from kit.building import prebuilt
-from kit.building.cuda import Target
+from kit.building.cuda import Cuda, Target
 from kit.building.extensions import Extension
 from kit.errors import SourceError, UsageError
 
@@ -138,3 +138,24 @@ def test_an_index(stub: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_locations_that_are_refused(location: str, offline: bool, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         prebuilt.check_location(location, offline=offline)
+
+
+def test_a_location_that_pip_cannot_search(
+    stub: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_wheel(tmp_path / "wheels")
+    failed = subprocess.CompletedProcess([], 1, "", "ERROR: there is no space left\n")
+    monkeypatch.setattr(prebuilt, "run", lambda *_, **__: failed)
+    with pytest.raises(SourceError, match=r"could not be searched for tiny-one: .*no space left"):
+        prebuilt.find("tiny-one", "1.0", stub, str(tmp_path / "wheels"), tmp_path / "kept")
+    assert list((tmp_path / "kept").iterdir()) == []
+
+
+def test_a_wheel_without_device_code_does_not_fit_a_gpu(stub: Target, tmp_path: Path) -> None:
+    make_wheel(tmp_path / "wheels")
+    cuda = Cuda(tmp_path, "13.0", ("9.0",), (), tmp_path / "cuobjdump")
+    with pytest.raises(prebuilt.Unfit, match=r"No object of tiny_one-1\.0.* holds device code"):
+        prebuilt.find(
+            *("tiny-one", "1.0", Target(stub.interpreter, cuda)),
+            *(str(tmp_path / "wheels"), tmp_path / "kept"),
+        )

@@ -13,14 +13,18 @@ from pathlib import Path
 
 import pytest
 from conftest import AFTER, BEFORE, LAYER, World
-from kit import sources
+from kit import environments, proving, sources
+from kit.building import cuda as toolkit
 from kit.building import wheels as pyg_wheels
-from kit.building.cuda import Target
+from kit.building.cuda import Cuda, Target
 from kit.commands import build as command
-from kit.releases import Catalogue
+from kit.errors import ProofError, ToolError
+from kit.releases import Catalogue, Release
 from packaging.specifiers import SpecifierSet
+from test_proving import proof
 
 from .conftest import INTERPRETER
+from .test_prebuilt import make_wheel
 
 
 def test_build_a_patched_pyg(
@@ -154,3 +158,99 @@ def test_what_is_printed_of_extensions(
         )
         assert "torch==2.1.0+cu118 " in printed
         assert ("pip replaces any other torch by 2.1.0+cu118" in printed) is not keeps
+
+
+@pytest.mark.parametrize("gpus, right", [((), 0), (("9.0",), 100), (("9.0",), 99)])
+def test_the_threaded_tests_run_on_a_gpu(
+    world: World,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    call: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+    gpus: tuple[str, ...],
+    right: int,
+) -> None:
+    monkeypatch.setenv("PIP_FIND_LINKS", str(world.index))
+    torch = {"torch": "2.14.1+cu130", "torch_pin": "2.14.1", "cuda": "13.0", "gpus": gpus}
+    interpreter = dataclasses.replace(INTERPRETER, **torch)
+    cuda = Cuda(tmp_path, "13.0", ("9.0",), (), tmp_path / "cuobjdump")
+    describe = environments.describe
+
+    def described(python: Path, *, with_torch: bool = False) -> environments.Interpreter:
+        return interpreter if with_torch else describe(python)
+
+    def proved(release: Release, *_: object, device: str) -> proving.Proof:
+        assert device == "cuda"
+        layers = [proof("affected", (0, 0), (right, right))]
+        return proving.Proof(release, "3.11.7", "2.14.1+cu130", True, layers)
+
+    monkeypatch.setattr(environments, "describe", described)
+    monkeypatch.setattr(toolkit, "find_cuda", lambda interpreter, archs: cuda)
+    monkeypatch.setattr(proving, "prove", proved)
+    options = ("--cuda", "--python", sys.executable, "--source", "sdist", "--extensions", "none")
+    code = call("build", "1.8.0", *options, "--out", tmp_path / "out")
+    printed = capsys.readouterr()
+    assert code == (right == 99), printed.err
+    assert ("No GPU is at hand, so the threaded tests did not run on" in printed.out) is (not gpus)
+    assert ("Proved: as released, these race" in printed.out) is (right == 100)
+    assert ("the patched release races" in printed.err) is (right == 99)
+
+
+@pytest.mark.parametrize(
+    "wrong, said",
+    [
+        ("setup", r"The wheel of PyG 1\.8\.0 could not be built\. pip said: .*its build backend"),
+        ("wheel", r"'wheel unpack' failed: .*no such tool"),
+    ],
+)
+def test_a_wheel_that_cannot_be_made(
+    world: World,
+    catalogue: Catalogue,
+    source: Callable[[str], sources.Source],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    wrong: str,
+    said: str,
+) -> None:
+    monkeypatch.setenv("PIP_FIND_LINKS", str(world.index))
+    release = catalogue.find("1.8.0")
+    run, materialize = pyg_wheels.run, sources.materialize
+
+    def without_a_backend(release: Release, source: sources.Source, tree: Path) -> None:
+        materialize(release, source, tree)
+        (tree / "pyproject.toml").write_text("[build-system]\nrequires = [\n")
+
+    def without_wheel(
+        command: list[str | Path], **options: dict[str, str]
+    ) -> "subprocess.CompletedProcess[str]":
+        if "unpack" in command:
+            return subprocess.CompletedProcess([], 1, "", "no such tool\n")
+        return run(command, **options)  # type: ignore[arg-type]
+
+    if wrong == "setup":
+        monkeypatch.setattr(sources, "materialize", without_a_backend)
+    else:
+        monkeypatch.setattr(pyg_wheels, "run", without_wheel)
+    with pytest.raises(ToolError, match=said):
+        pyg_wheels.build_pyg(release, release.patches, source("sdist"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_wheels_that_cannot_be_imported(tmp_path: Path) -> None:
+    made = make_wheel(tmp_path / "wheels")
+    with (
+        pytest.raises(ProofError, match=r"install, and cannot be imported: .*No module named 'no"),
+        pyg_wheels.installed([made], ["nowhere"], Target(INTERPRETER, None)),
+    ):
+        pass
+
+
+def test_where_wheels_go(catalogue: Catalogue, tmp_path: Path) -> None:
+    release, cuda = catalogue.find("1.8.0"), Cuda(tmp_path, "13.0", (), (), tmp_path)
+    no_torch = dataclasses.replace(INTERPRETER, torch="")
+    for interpreter, built, name in (
+        (no_torch, None, "wheels-1.8.0"),
+        (INTERPRETER, None, "wheels-1.8.0-torch2.13.0-cpu"),
+        (INTERPRETER, cuda, "wheels-1.8.0-torch2.13.0-cuda13.0"),
+    ):
+        assert pyg_wheels.folder_name(release, Target(interpreter, built)) == name

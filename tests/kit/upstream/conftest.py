@@ -18,6 +18,7 @@ from kit.upstream import branch as branches
 from kit.upstream import checks as checking
 from kit.upstream import content, topics
 from kit.upstream import repository as clones
+from kit.upstream.prepared import Prepared
 
 # As upstream's are, but the tests' own: an archive from PyPI has neither.
 CHANGELOG = """# Changelog
@@ -249,7 +250,8 @@ def set_fix(repository: Path, fixed: str) -> None:
     (topics.find("layer").folder / "fix.patch").write_text(diff)
 
 
-def check(repository: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, checking.Check]:
+def prepare_layer(repository: Path, monkeypatch: pytest.MonkeyPatch) -> Prepared:
+    """Makes the branch of the topic of the small upstream."""
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
     for key in ("user.name", "user.email"):
         git("config", key, "somebody@example.org", cwd=repository)
@@ -259,5 +261,10 @@ def check(repository: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, checki
     catalogue = dataclasses.replace(releases.load())
     prepared = branches.prepare(topic, catalogue, source, repository, "master", None)
     assert prepared
+    return prepared
+
+
+def check(repository: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, checking.Check]:
+    prepared = prepare_layer(repository, monkeypatch)
     python = Path(sys.executable)
     return {done.name: done for done, _ in checking.check(prepared, python, lambda message: None)}

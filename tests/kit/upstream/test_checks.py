@@ -1,18 +1,31 @@
 """Checks of a branch: on a small PyG, without torch."""
 
+import json
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import git
+from conftest import StandIn, git
 from kit import releases
 from kit.bench import cases as benching
 from kit.upstream import checks as checking
+from kit.upstream import page, repository, topics
 from kit.upstream import prepared as kept
-from kit.upstream import repository, topics
 
-from .conftest import FIXED, LIBRARY, OLD_TEST, ONE, RACY, REPRODUCER, check, prepare, set_fix
+from .conftest import (
+    FIXED,
+    LIBRARY,
+    OLD_TEST,
+    ONE,
+    RACY,
+    REPRODUCER,
+    check,
+    prepare,
+    prepare_layer,
+    set_fix,
+)
 
 NAMES = [
     *("yapf", "isort", "flake8", "ruff"),
@@ -155,3 +168,60 @@ def test_measure_has_nothing_to_time(
     assert prepared
     arguments = (releases.load(), Path(sys.executable), lambda message: None)
     assert checking.measure(prepared, *arguments) is None
+
+
+@pytest.mark.parametrize("holds", [True, False])
+def test_the_command_says_and_keeps_what_holds(
+    small: Path,
+    stand_in: StandIn,
+    call: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    holds: bool,
+) -> None:
+    made = prepare_layer(small, monkeypatch)
+    proof = page.read_data()["gatv2_conv"]["proof"]
+    facts = {key: value for key, value in proof.items() if key not in ("base", "checks")}
+
+    def checks(*arguments: object) -> Iterator[tuple[checking.Check, dict[str, Any]]]:
+        for linter, version in facts.pop("linters").items():
+            yield checking.Check(linter, True, version), {"linters": {linter: version}}
+        yield checking.Check("tests", holds, "2 passed"), facts
+
+    monkeypatch.setattr(checking, "check", checks)
+    monkeypatch.setattr(page, "DATA", tmp_path / "upstream.json")
+    monkeypatch.setattr(page, "PAGE", tmp_path / "upstream.md")
+    assert call("upstream", "check", "layer", "--python", stand_in.path, "--record") == (not holds)
+    printed = capsys.readouterr()
+    assert f"layer, on {made.base[:12]}\n" in printed.out
+    assert f"  {'ok  ' if holds else 'FAIL'} tests: 2 passed\n" in printed.out
+    if not holds:
+        assert "error: Failed checks: tests." in printed.err and not page.DATA.exists()
+        return
+    entry = json.loads(page.DATA.read_text())["layer"]
+    assert entry["cost"] is None and entry["proof"]["torch"] == "2.13.0+cpu"
+    assert {**entry["proof"], **dict.fromkeys(("base", "checks", "torch", "python"))} == {
+        **proof,
+        **dict.fromkeys(("base", "checks", "torch", "python")),
+    }
+    assert [Path(line).name for line in printed.out.splitlines()[-3:]] == [
+        *("upstream.json", "upstream.md", "body.md")
+    ]
+    assert "### The test" in (made.folder / "body.md").read_text()
+
+
+def test_a_branch_that_is_not_there(
+    small: Path, call: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("upstream", "check", "layer") == 4
+    assert "There is no branch for layer yet: 'scripts/kit.sh upstr" in capsys.readouterr().err
+
+
+def test_a_command_that_runs_for_too_long(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checking, "TIME_LIMIT", 1.0)
+    monkeypatch.setattr(checking, "LINTERS", {})
+    (topics.find("layer").folder / "reproducer.py").write_text("import time\ntime.sleep(60)\n")
+    done = check(small, monkeypatch)
+    (late,) = [each for name, each in done.items() if name.endswith("reproducer.py")]
+    assert (late.holds, late.detail) == (False, "ran for over 1 s")
