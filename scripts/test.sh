@@ -2,11 +2,13 @@
 set -uo pipefail
 usage() {
   cat <<'TEXT'
-Usage: scripts/test.sh [--quick | --environment NAME | --help]
+Usage: scripts/test.sh [--quick | --coverage | --environment NAME | --help]
 
 Runs the whole test suite: lint, the tox matrix, and the tests of the kit.
 
   --quick               Lint and the tests of the kit, without the matrix.
+  --coverage            The tests of the kit alone, and which branches of the kit
+                        they run: it fails where those are too few.
   --environment NAME    One environment of the matrix, and nothing else;
                         '.kit/test/bin/python -m tox list' names them.
   --help                Show this, and exit.
@@ -20,7 +22,7 @@ needed is missing. With --environment NAME, the exit code is tox's.
 TEXT
 }
 case "$#:${1:-}" in
-  0: | 1:--quick | 2:--environment) ;;
+  0: | 1:--quick | 1:--coverage | 2:--environment) ;;
   1:--help | 1:-h) usage && exit ;;
   *) usage >&2 && exit 2 ;;
 esac
@@ -37,6 +39,13 @@ cd "$root" || exit
 unset PYTHONPATH PYTHONHOME PYTHONOPTIMIZE
 if [ "${1:-}" = --environment ]; then exec "$python" -m tox run -e "$2"; fi
 status=0
+if [ "${1:-}" = --coverage ]; then
+  export COVERAGE_FILE="$root/build/coverage/data"
+  rm -rf "$root/build/coverage" && mkdir -p "$root/build/coverage" || exit 1
+  "$python" -m coverage run -m pytest tests/kit -n 2 || status=1
+  "$python" -m coverage combine --quiet && "$python" -m coverage report || status=1
+  exit $status
+fi
 "$python" -m pre_commit run --all-files || status=1
 if [ "${1:-}" != --quick ]; then
   # First, and where its progress is seen: torch, and the wheels that take longest.

@@ -83,7 +83,9 @@ def test_nothing_is_pinned_that_nobody_asks_for(group: str) -> None:
     pinned_names = {canonicalize_name(name) for name, _ in blocks}
     for name, via in blocks:
         reasons = [reason for reason in via.split(", ") if not reason.startswith("-c ")]
-        groups = [reason for reason in reasons if reason.startswith("(pyproject.toml:")]
+        groups = [
+            reason for reason in reasons if reason.startswith("pyg-threadsafe (pyproject.toml:")
+        ]
         packages = set(reasons) - set(groups)
         assert reasons, name
         assert packages <= pinned_names, name
