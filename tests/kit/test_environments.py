@@ -62,7 +62,7 @@ def test_describe_from_any_directory(lies_about: Path, monkeypatch: pytest.Monke
 def test_tools_whatever_the_user_has_set(
     lies_about: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(environments, "ROOT", tmp_path)
+    monkeypatch.setattr(places, "ENVIRONMENTS", tmp_path / ".kit")
     monkeypatch.chdir(lies_about)
     make_wheel(tmp_path / "wheels", "pyg_threadsafe_small", "VALUE = 'it is here'\n")
     settings = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": (tmp_path / "wheels").as_uri(), **HOSTILE}
