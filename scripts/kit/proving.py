@@ -161,18 +161,13 @@ def prove(
         if with_latency and own_code:
             notify(f"{next(steps)} of {last}: latency, patched against pristine ...")
             latency = _latency(release, catalogue, python, trees, own_code)
-    layers_proved = [
-        LayerProof(
-            layer,
-            word,
-            counts[trees.pristine][layer],
-            counts.get(trees.patched, {}).get(layer, counts[trees.pristine][layer]),
-            latency.get(layer),
-            scripted.get(layer, {}),
-        )
-        for layer, word in status.items()
+    before = counts[trees.pristine]
+    after = before | counts.get(trees.patched, {})
+    proved = [
+        LayerProof(name, word, before[name], after[name], latency.get(name), scripted.get(name, {}))
+        for name, word in status.items()
     ]
-    return Proof(release, **result, layers=layers_proved)
+    return Proof(release, **result, layers=proved)
 
 
 def choose(release: Release, names: Sequence[str]) -> list[str]:
