@@ -205,7 +205,7 @@ def test_json_goes_to_a_file_or_alone_to_the_terminal(
     proved.answer("scripted.py", {"signal": int(signal.SIGSEGV)}, {"json": counts(100, 100)})
     result = prove(world, proved, "--json", "-", "--no-latency")
     assert json.loads(result.stdout) == told
-    refused(prove(world, proved, "--json", file / "below" / "a.json"), 4, "cannot be made")
+    refused(prove(world, proved, "--json", file / "below" / "a.json"), 4, "nothing can")
 
 
 def test_what_is_not_proved_fails(world: World, proved: StandIn) -> None:
