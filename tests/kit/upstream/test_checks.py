@@ -16,6 +16,7 @@ from kit.upstream import prepared as kept
 
 from .conftest import (
     FIXED,
+    LAYER,
     LIBRARY,
     OLD_TEST,
     ONE,
@@ -80,6 +81,14 @@ def test_check_finds_bad_style(
     done = check(small, monkeypatch)
     failed = {name for name in NAMES[:4] if not done[name].holds}
     assert failed == bad
+
+
+def test_what_the_settings_of_isort_leave_out(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = small / "pyproject.toml"
+    settings.write_text(settings.read_text() + f'[tool.isort]\nskip = ["{Path(LAYER).name}"]\n')
+    git("commit", "-qam", "settings", cwd=small)
+    set_fix(small, FIXED.replace("class Layer", "import sys\nimport os\n\n\nclass Layer"))
+    assert check(small, monkeypatch)["isort"].holds
 
 
 @pytest.mark.parametrize(
