@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,14 @@ def test_reproducer(base: Warm, fixed: Warm, tmp_path: Path, topic: str) -> None
     assert after.returncode == 0, after.stderr
 
 
+@pytest.fixture
+def without_extensions() -> None:
+    """For what takes minutes, and uses no extension: it runs in `pygnightly-torch213` alone."""
+    if find_spec("torch_sparse") is not None:
+        pytest.skip("runs in the nightly's environment without extensions, which it does not use")
+
+
+@pytest.mark.usefixtures("without_extensions")
 @pytest.mark.parametrize("topic", SCRIPTED)
 def test_reproducer_in_torchscript(base: Warm, branch: Warm, topic: str) -> None:
     file = UPSTREAM / topic / "reproducer_torchscript.py"
