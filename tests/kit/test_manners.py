@@ -32,6 +32,7 @@ CALLS = {
     "upstream check": ("no_topic",),
     "env": ("--python", "/nowhere/python"),
     "validate": ("1.8.0", "--source", "sdist"),
+    "example-layer": ("TREE",),
     "add-release": ("1.8.0", "--check"),
     "refresh": ("no_series",),
     "release": ("--out", "/dev/null"),

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from conftest import LAYER as LAYER_FILE
-from conftest import StandIn, World, library, write
+from conftest import StandIn, World, library, refused, write
 from kit import releases, sources
 from kit.audit import outside, page, survey
 
@@ -299,7 +299,7 @@ def test_the_page_of_all_releases(
             monkeypatch.setattr(module, name, file)
     page.PAGE.unlink()
 
-    def surveyed(root: Path, release: str, python: Path) -> survey.Survey:
+    def surveyed(root: Path, release: str, python: Path, **_: object) -> survey.Survey:
         asked.append(release)
         return next(each for each in surveys if each.release == release)
 
@@ -322,7 +322,6 @@ def test_the_page_of_all_releases(
 
 
 def test_where_the_result_cannot_be_written(world: World, tmp_path: Path) -> None:
-    file = tmp_path / "nowhere" / "audit.json"
+    file = tree(tmp_path) / FILE / "audit.json"
     result = world.run("audit", "--path", tree(tmp_path), "--static", "--json", file)
-    assert result.returncode == 2
-    assert f"error: --json {file}: it cannot be written (No such file" in result.stderr
+    refused(result, 4, f"--json {file}: nothing can be written in {file.parent}.")
