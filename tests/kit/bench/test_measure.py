@@ -11,7 +11,7 @@ import pytest
 from conftest import StandIn, World
 from kit import releases, sources
 from kit.bench import cases as benching
-from kit.bench import explaining, measure, page
+from kit.bench import drawing, explaining, measure, page
 from kit.errors import ToolError, UsageError
 from kit.releases import Catalogue
 from kit.trees import Trees
@@ -221,7 +221,7 @@ def recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         file = tmp_path / getattr(page, name).name
         file.write_bytes(getattr(page, name).read_bytes())
         monkeypatch.setattr(page, name, file)
-    monkeypatch.setattr(page, "draw", lambda data, catalogue: None)
+    monkeypatch.setattr(drawing, "draw", lambda data, catalogue: None)
 
     def measure_part(bench: measure.Bench, part: str) -> dict[str, Any]:
         measured.append(part)
