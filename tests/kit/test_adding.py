@@ -110,7 +110,7 @@ def test_patches_name_the_release_that_they_fit(own: World) -> None:
         assert text.replace(", 1.9.1\n", "\n") == before[name]
     # It is in working order: the patches apply.
     ended = own.run("validate", "--source", "git", "--git-url", own.upstream.as_uri())
-    assert "1.9.1" not in ended.stderr, ended.stderr
+    assert "PyG 1.9.1: " not in ended.stderr, ended.stderr
 
 
 def test_check_writes_nothing(own: World) -> None:

@@ -282,7 +282,7 @@ def test_a_release_that_a_patch_does_not_fit_is_noticed(own: World, tmp_path: Pa
     assert code == 1
     assert f"PyG 1.9.0: {OTHER} is missing from" in said
     assert f"PyG 1.9.2: {OTHER} has local changes" in said, said
-    assert "PyG 1.9.1" not in said and "PyG 2.0.1" not in said
+    assert "PyG 1.9.1: " not in said and "PyG 2.0.1: " not in said
 
 
 def replace(own: World, name: str, old: str, new: str) -> None:
