@@ -24,6 +24,11 @@ WRONG = {**RIGHT, "silently_wrong": 2, "crashed": 1}
         ({**WRONG, "after_a_failure": "crashed"}, "**3 of 7**, fails"),
         ({**WRONG, "afterwards": "silently_wrong"}, "**3 of 7**, stays"),
         ({**RIGHT, "after_a_failure": "silently_wrong"}, "·, fails"),
+        ({**RIGHT, "crashed": 3, "disturbed": "KeyError: x"}, "**3 of 7**, disturbed"),
+        (
+            {"right": 4, "disturbed": "KeyError: x", "afterwards": "silently_wrong"},
+            "·, disturbed, stays",
+        ),
         ({"error": "ImportError: no"}, ""),
     ],
 )
