@@ -29,7 +29,9 @@ import http.server, json, os, pathlib, sys, threading, time
 
 tree = pathlib.Path(__file__).parent
 behaviour = (tree / "behaviour").read_text()
-(tree / "pid").write_text(str(os.getpid()))
+# By a rename: whoever is killed here leaves a whole file, or none.
+(tree / "pid.new").write_text(str(os.getpid()))
+(tree / "pid.new").rename(tree / "pid")
 answers = 0
 lock = threading.Lock()
 
