@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ import yaml
 from kit import environments, releases, status
 from kit.building import extensions as building
 from kit.cli import cli
-from kit.releases import ROOT, Catalogue
+from kit.releases import ROOT, Catalogue, Release
 from packaging.version import Version
 
 README = (ROOT / "README.md").read_text()
@@ -109,12 +110,24 @@ def test_default_environments(pinned: Catalogue) -> None:
     }
     with_extensions = {f"{factors[r.version]}-torch213-ext" for r in pinned.releases}
     plain = {f"{factors[r.version]}-torch213" for r in pinned.releases if not r.needs_extensions}
+    assert set(tox_list("-m", "releases")) == with_extensions
+    assert set(tox_list("-m", "plain")) == plain
     default = set(tox_list("-d"))
-    assert default == set(status.default_environments()) > with_extensions
-    # The newest and the nightly build are among those without extensions, and a label has the rest.
-    assert default - with_extensions > {"pyg281-torch213", "pygnightly-torch213"}
-    assert set(tox_list("-m", "plain")) == plain - default
-    assert default - with_extensions < plain
+    assert default == set(status.default_environments()) < with_extensions | plain
+    # Each patch is tried on one release at least; those that are off by default, too, which the
+    # environments with extensions apply.
+    plainly = [r for r in pinned.releases if f"{factors[r.version]}-torch213" in default]
+    extended = [r for r in pinned.releases if f"{factors[r.version]}-torch213-ext" in default]
+
+    def names(attribute: str, releases: Iterable[Release]) -> set[str]:
+        return {patch.name for release in releases for patch in getattr(release, attribute)}
+
+    assert names("patches", [*plainly, *extended]) == names("patches", pinned.releases)
+    assert names("optional", extended) == names("optional", pinned.releases)
+    # The newest release runs with extensions and without, and no other one does.
+    newest, nightly = pinned.releases[-2:]
+    assert [release for release in plainly if release in extended] == [newest]
+    assert nightly in plainly
 
 
 def test_other_environments(pinned: Catalogue) -> None:

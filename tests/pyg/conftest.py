@@ -13,7 +13,6 @@ import sys
 import sysconfig
 import tempfile
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +38,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     for name in ("pristine", "patched"):
         parser.addoption(f"--{name}", type=Path, help=f"the {name} tree of a PyG release")
     parser.addoption("--release", default="", help="the name of the release, for the report")
+    parser.addoption("--thorough", action="store_true", help="run what takes minutes, too")
 
 
 @pytest.fixture(scope="session")
@@ -199,21 +199,20 @@ def run_observe(warm: Warm, *arguments: str) -> dict[str, Any]:
     return observations
 
 
-# A release of each era. What takes minutes runs on these by default, in the environment that
-# has the fewest extensions, and on all of them where PYG_THREADSAFE_FULL is set, as in the
-# workflow: the default matrix has to stay short.
-ERAS = {"1.7.2", "2.0.4", "2.3.1", "2.5.0", "2.8.1"}
+def is_thorough(config: pytest.Config) -> bool:
+    """Whether what takes minutes is run.
+
+    The default matrix has to stay short: there, tox.ini asks for it on an old release and on
+    the newest one. With PYG_THREADSAFE_FULL, as in the workflow, every environment runs it.
+    """
+    return bool(config.getoption("thorough") or os.environ.get("PYG_THREADSAFE_FULL"))
 
 
 @pytest.fixture(scope="session")
 def thorough(pytestconfig: pytest.Config) -> None:
     """Skips what takes minutes, where another environment of the default matrix runs it."""
-    release = pytestconfig.getoption("release")
-    need_extensions = release in ("1.7.2", "2.0.4")
-    if os.environ.get("PYG_THREADSAFE_FULL"):
-        return
-    if release not in ERAS or (find_spec("torch_sparse") and not need_extensions):
-        pytest.skip(f"runs on {', '.join(sorted(ERAS))}, and on all with PYG_THREADSAFE_FULL=1")
+    if not is_thorough(pytestconfig):
+        pytest.skip("takes minutes: 2.3.1 and 2.8.1 run it, and all with PYG_THREADSAFE_FULL=1")
 
 
 @pytest.fixture(scope="session")
@@ -234,9 +233,11 @@ def observations(
     groups = {
         "patched": find_patched_layers(pytestconfig),
         "convs": convs,
-        # One is enough: it takes long.
-        "inductor": [name for name in find_affected(pytestconfig) if name == "gatv2_conv"],
     }
+    if is_thorough(pytestconfig):
+        groups["compiled"] = groups["patched"]
+        # One is enough: it takes long.
+        groups["inductor"] = [n for n in find_affected(pytestconfig) if n == "gatv2_conv"]
     command = ("all", json.dumps(groups))
     if same_library:
         made = run_observe(warm["pristine"], *command)

@@ -152,7 +152,7 @@ def scripted(
     return functools.partial(module, **more)
 
 
-@of("patched")
+@of("compiled")
 def compiled(layer: str) -> Any:
     """The graph that `torch.compile` hands to any backend, node for node."""
     return compiled_by(layer, None)
@@ -456,7 +456,8 @@ def main(command: str, *arguments: str) -> None:
             made["conv_suite"] = conv_suite.run()
         for group, function in OBSERVATIONS:
             # A group of the name of an observation is for this one alone.
-            for layer in (*groups.get(group, ()), *groups.get(function.__name__, ())):
+            layers = (*groups.get(group, ()), *groups.get(function.__name__, ()))
+            for layer in dict.fromkeys(layers):
                 made[f"{function.__name__}:{layer}"] = function(layer)
     else:
         directory, *layers = arguments

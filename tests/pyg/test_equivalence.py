@@ -38,7 +38,9 @@ def test_jit(observe: Observe, patched_conv: str) -> None:
     compare_compiled(*both(observe, f"jit:{patched_conv}"), "TorchScript")
 
 
-def test_compile(observe: Observe, pytestconfig: pytest.Config, patched_layer: str) -> None:
+def test_compile(
+    observe: Observe, thorough: None, pytestconfig: pytest.Config, patched_layer: str
+) -> None:
     pristine, patched = both(observe, f"compiled:{patched_layer}")
     if patched_layer not in find_affected(pytestconfig):
         # A patch that makes a layer faster makes it compute in another way.
@@ -48,7 +50,7 @@ def test_compile(observe: Observe, pytestconfig: pytest.Config, patched_layer: s
     compare_compiled(pristine, patched, "torch.compile")
 
 
-def test_compile_inductor(observe: Observe, pytestconfig: pytest.Config) -> None:
+def test_compile_inductor(observe: Observe, thorough: None, pytestconfig: pytest.Config) -> None:
     if "gatv2_conv" not in find_affected(pytestconfig):
         pytest.skip("GATv2Conv does not race here; of the others, the graphs are compared")
     compare_compiled(*both(observe, "inductor:gatv2_conv"), "torch.compile")

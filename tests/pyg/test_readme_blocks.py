@@ -71,10 +71,6 @@ def machine(trees: dict[str, Path], tmp_path: Path, pytestconfig: pytest.Config)
     return Machine(tmp_path, trees["pristine"])
 
 
-@pytest.mark.skipif(
-    find_spec("torch_sparse") is not None,
-    reason="it needs no extension: the environment without them runs it",
-)
 def test_the_audit(machine: Machine) -> None:
     """What it prints begins as the block says; and once patched, the model is safe."""
     (serving,) = blocks("Can threads share my model\\?", "python")

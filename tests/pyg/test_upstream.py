@@ -184,8 +184,10 @@ def test_reproducers_are_short() -> None:
 
 @pytest.fixture(scope="module")
 def observed(base: Warm, branch: Warm) -> dict[str, dict[str, Any]]:
+    layers = list(dict.fromkeys(layer_of(topic) for topic in LAYER_TOPICS))
     groups = {
-        "patched": list(dict.fromkeys(layer_of(topic) for topic in LAYER_TOPICS)),
+        "patched": layers,
+        "compiled": layers,
         "explain": list(dict.fromkeys(layer_of(topic) for topic in CONVS)),
     }
     return {
