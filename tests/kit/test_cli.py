@@ -16,13 +16,19 @@ from kit import transactions
 
 def start(command: list[str], env: dict[str, str]) -> "subprocess.Popen[str]":
     """Starts a command that is to be interrupted."""
+
+    def heed() -> None:
+        # A job in the background of a script inherits that SIGINT is ignored, and one that
+        # was started with nohup, SIGHUP.
+        for number in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+
     return subprocess.Popen(
         command,
         env=env,
         stderr=subprocess.PIPE,
         text=True,
-        # A job in the background of a script inherits that SIGINT is ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=heed,
     )
 
 
