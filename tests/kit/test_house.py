@@ -149,6 +149,35 @@ def test_programs_import_nothing_of_the_kit() -> None:
         assert not re.search(r"^\s*(from|import) kit\b", text, re.MULTILINE), file.name
 
 
+OLD_PYTHONS = [*(ROOT / "scripts/kit/programs").rglob("*.py"), *(ROOT / "tests/pyg").rglob("*.py")]
+
+
+@pytest.mark.parametrize("file", OLD_PYTHONS, ids=lambda file: str(file.relative_to(ROOT)))
+def test_no_type_is_made_that_python_38_cannot_make(file: Path) -> None:
+    """vermin, which holds these files to old Pythons, does not see `Callable[...]` at run time."""
+    module = ast.parse(file.read_text())
+    abstract = {
+        alias.asname or alias.name
+        for node in ast.walk(module)
+        if isinstance(node, ast.ImportFrom) and node.module == "collections.abc"
+        for alias in node.names
+    }
+    evaluated = {"list", "dict", "tuple", "set", "frozenset", "type", *abstract}
+    if any(isinstance(n, ast.ImportFrom) and n.module == "__future__" for n in module.body):
+        for node in ast.walk(module):  # Then nothing evaluates these.
+            for name in ("annotation", "returns"):
+                if hasattr(node, name):
+                    setattr(node, name, None)
+    made = [
+        f"line {node.lineno}: {ast.unparse(node)}"
+        for node in ast.walk(module)
+        if isinstance(node, ast.Subscript)
+        and isinstance(node.value, ast.Name)
+        and node.value.id in evaluated
+    ]
+    assert not made, made
+
+
 def test_each_module_of_the_core_has_tests() -> None:
     missing = []
     for name, file in CORE.items():

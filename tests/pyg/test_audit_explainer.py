@@ -1,10 +1,11 @@
 """The audit of a model together with what explains it: on releases as they are, and patched."""
 
+from __future__ import annotations
+
 import json
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 import pytest
 from conftest import AUDIT, Warm
@@ -145,14 +146,14 @@ def run_audit(warm: dict[str, Warm], tmp_path_factory: pytest.TempPathFactory) -
 
     def run(
         explainer: str, tree: str = "patched", model: str = "service:Model"
-    ) -> "subprocess.CompletedProcess[str]":
+    ) -> subprocess.CompletedProcess[str]:
         arguments = ["model", model, "service:get_inputs", "--calls", "32"]
         return warm[tree].run(AUDIT, *arguments, "--explainer", explainer, cwd=Path(directory))
 
     return run
 
 
-def explained(result: "subprocess.CompletedProcess[str]") -> dict[str, Any]:
+def explained(result: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     assert result.returncode == 0, result.stderr
     report: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])["explained"]
     return report

@@ -22,10 +22,9 @@ import tempfile
 import threading
 import warnings
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Callable
 
 import torch
 import torch_geometric
