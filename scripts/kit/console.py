@@ -108,8 +108,15 @@ class _Place(click.Path):
         return super().convert(cast("str", value), param, ctx)
 
 
+class _Python(_Place):
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Any:  # noqa: ANN401
+        return environments.named(super().convert(value, param, ctx))
+
+
 # What may not be read is told by whoever reads it, as a state of the tree.
-PLACE = _Place(path_type=Path, readable=False)
+PLACE, PYTHON = (kind(path_type=Path, readable=False) for kind in (_Place, _Python))
 
 out = _console(stderr=False)
 err = _console(stderr=True)
@@ -309,7 +316,7 @@ def torch_options(command: Command) -> Command:
     for option in (
         click.option(
             "--python",
-            type=click.Path(path_type=Path),
+            type=PYTHON,
             metavar="PATH",
             help="An interpreter with a torch of its own.",
         ),
@@ -389,7 +396,7 @@ def find_python(
         offline: Whether to use the cache alone.
     """
     if python is not None:
-        return python.absolute()
+        return python
     with progress() as notify:
         shared = environments.ensure(torch, environments.current_python(), notify)
     if extensions is None:

@@ -14,7 +14,7 @@ from filelock import FileLock
 from packaging.version import Version
 
 from kit import places
-from kit.errors import ToolError
+from kit.errors import ToolError, UsageError
 from kit.processes import last_lines, pip, run
 from kit.releases import ROOT, Release, read_toml
 
@@ -247,12 +247,16 @@ def describe(python: Path, *, with_torch: bool = False) -> Interpreter:
         ToolError: If it does not run, or has no torch.
     """
     result = run([python, "-c", _DESCRIBE, *(["torch"] if with_torch else [])])
-    if result.returncode != 0:
+    printed = (result.stdout.splitlines() or [""])[-1]
+    if result.returncode != 0 or not printed.startswith("{"):
+        said = last_lines(result.stderr, 1)
+        # What is no Python may say nothing, or repeat the whole program that it was given.
+        said = f": {said.rstrip('.')}" if 0 < len(said) < 500 else ""
         raise ToolError(
-            f"{python} cannot be used: {last_lines(result.stderr, 1)}. Name a Python 3"
+            f"{python} cannot be used{said}. Name a Python 3"
             f"{' that has torch' if with_torch else ''}."
         )
-    described = json.loads(result.stdout.splitlines()[-1])
+    described = json.loads(printed)
     for name in ("path", "site_packages", "include"):
         described[name] = Path(described[name])
     described["gpus"] = tuple(described.get("gpus", ()))
@@ -339,6 +343,22 @@ def check_imports(python: Path, tree: Path, release: Release) -> None:
             f"release needs: --python PATH. The releases from 2.3.0 on need neither."
         )
     raise ToolError(f"{python} cannot import PyG {release.version} from {tree}: {said}")
+
+
+def named(python: Path) -> Path:
+    """Returns the absolute path of an interpreter that a user names: a path, or a program on PATH.
+
+    Raises:
+        UsageError: If it is a directory, such as that of the environment.
+    """
+    if python.is_dir():
+        inside = python / "bin" / "python"
+        example = inside if inside.exists() else "~/service/venv/bin/python"
+        raise UsageError(
+            f"--python {python} is a directory. Expected an interpreter, such as {example}."
+        )
+    on_path = shutil.which(python) if python.name == str(python) and not python.exists() else None
+    return Path(on_path) if on_path else python.absolute()
 
 
 def current_python() -> Path:

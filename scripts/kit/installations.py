@@ -62,12 +62,14 @@ def describe(python: Path, *, load: bool = False) -> Interpreter:
         TreeError: If it has no PyG, or none in plain files.
     """
     result = run([python, _PROGRAM, *(["--load"] if load else [])], timeout=_TIMEOUT)
-    if result.returncode != 0 or not result.stdout.strip():
+    described = _described(result.stdout) if result.returncode == 0 else None
+    if described is None:
+        # What is no Python says something else, or nothing.
+        said = f": {last_lines(result.stderr, 1)}" if result.stderr.strip() else "."
         raise ToolError(
-            f"{python} cannot be used: {last_lines(result.stderr, 1)} Expected a Python of 3.7 or "
-            f"newer that imports PyG; --python PATH names it."
+            f"{python} cannot be used{said} Expected a Python of 3.7 or newer that imports PyG; "
+            f"--python PATH names it."
         )
-    described: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
     if described["origin"] is None:
         raise TreeError(
             f"{described['executable'] or python} (Python {described['python']}) has no PyG: "
@@ -89,6 +91,15 @@ def describe(python: Path, *, load: bool = False) -> Interpreter:
         torch=described.get("torch", ""),
         extensions=described.get("extensions", {}),
     )
+
+
+def _described(output: str) -> dict[str, Any] | None:
+    """What the program has printed; None where something else has."""
+    try:
+        described = json.loads((output.splitlines() or [""])[-1])
+    except ValueError:
+        return None
+    return described if isinstance(described, dict) and "origin" in described else None
 
 
 def is_installation(tree: Path) -> bool:

@@ -283,6 +283,30 @@ def test_no_pyg(world: World, python: Path, tmp_path: Path) -> None:
     refused(world.apply("--installed", "--tree", tmp_path), 2, "exclude each other")
 
 
+@pytest.mark.parametrize("program", ["true", "false", "ls", "echo"])
+@pytest.mark.parametrize("verb", [["apply"], ["doctor"], ["env"]])
+def test_what_is_no_python(world: World, verb: list[str], program: str) -> None:
+    result = world.run(*verb, "--python", program)
+    refused(result, 5, f"/{program} cannot be used", "Python")
+    assert max(map(len, result.stderr.splitlines())) < 500
+
+
+@pytest.mark.parametrize("verb", ["apply", "doctor", "env", "audit", "prove", "build"])
+def test_a_directory_is_no_interpreter(world: World, python: Path, verb: str) -> None:
+    place = python.parents[1]
+    refused(world.run(verb, "--python", place), 2, f"{place} is a directory", str(python))
+    refused(world.run(verb, "--python", place / "lib"), 2, "such as ~/service/venv/bin/python")
+
+
+def test_an_interpreter_by_its_name(world: World, python: Path, tmp_path: Path) -> None:
+    """As a shell finds it; a file of that name in the current directory goes first."""
+    pip(python, "install", "--no-compile", make_wheel(tmp_path / "wheels"))
+    search = {"PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}"}
+    result = world.run("doctor", "--python", "python", env=search)
+    refused(result, 1, "Not patched: GATv2Conv")
+    assert str(python) in result.stdout
+
+
 def test_bytecode_that_is_never_checked(world: World, python: Path, tmp_path: Path) -> None:
     """As read-only images are compiled: the old code would go on running."""
     pip(python, "install", "--no-compile", make_wheel(tmp_path / "wheels"))

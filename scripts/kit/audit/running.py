@@ -81,6 +81,11 @@ def run_program(
             name,
             during,
         )
+    if status != 0 and last_lines(text, 1).startswith("ModuleNotFoundError"):
+        raise ToolError(
+            f"{python} cannot run the audit: {last_lines(text, 1)}. Activate the environment of "
+            f"the service, or name its interpreter: --python PATH."
+        )
     if status != 0:
         raise ToolError(f"The audit could not be run with {python}: {last_lines(text)}")
     printed: dict[str, Any] = json.loads(output.splitlines()[-1])
@@ -107,6 +112,6 @@ def find_installed(python: Path) -> Path | None:
 def user_python(given: Path | None) -> Path:
     """The interpreter of the user's own environment: the one named, or the one in use."""
     if given is not None:
-        return given.absolute()
+        return given
     environment = os.environ.get("VIRTUAL_ENV") or os.environ.get("CONDA_PREFIX")
     return Path(environment, "bin", "python") if environment else Path("python3")

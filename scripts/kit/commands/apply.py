@@ -11,7 +11,7 @@ from rich.text import Text
 from kit import applying, installations, patching, places, releases
 from kit.applying import How, Report
 from kit.audit.running import user_python
-from kit.console import PLACE, err, help_of, out, progress, source_of, source_options
+from kit.console import PLACE, PYTHON, err, help_of, out, progress, source_of, source_options
 from kit.errors import ProofError, UsageError, shown
 from kit.patching import State
 from kit.releases import Catalogue, Release
@@ -43,7 +43,7 @@ from kit.releases import Catalogue, Release
 @click.option("--installed", is_flag=True, help="Patch that of the active environment.")
 @click.option(
     "--python",
-    type=PLACE,
+    type=PYTHON,
     metavar="PATH",
     help="Patch the PyG that this Python imports.",
 )

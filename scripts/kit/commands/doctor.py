@@ -8,7 +8,7 @@ from rich.text import Text
 
 from kit import diagnosis, releases
 from kit.audit.running import user_python
-from kit.console import PLACE, help_of, json_option, out, write_json
+from kit.console import PLACE, PYTHON, help_of, json_option, out, write_json
 from kit.diagnosis import Diagnosis
 from kit.errors import ProofError, TreeError, UsageError
 
@@ -28,7 +28,7 @@ from kit.errors import ProofError, TreeError, UsageError
 )
 @click.option("--tree", type=PLACE, metavar="DIR", help="Look at this tree; no Python is run.")
 @click.option(
-    "--python", type=PLACE, metavar="PATH", help="Look at the PyG that this interpreter imports."
+    "--python", type=PYTHON, metavar="PATH", help="Look at the PyG that this interpreter imports."
 )
 @json_option
 def doctor(

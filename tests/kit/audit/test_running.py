@@ -39,6 +39,13 @@ def test_a_program_that_fails(program: Path, code: int, error: type[Exception]) 
         run_program(Path(sys.executable), ["model"])
 
 
+def test_a_python_without_torch(program: Path) -> None:
+    """Without the line of code, and what points at it."""
+    program.write_text("import no_such_torch  # noqa\n")
+    with pytest.raises(ToolError, match=r"cannot run the audit: ModuleNotFoundError: .*'\. Act"):
+        run_program(Path(sys.executable), ["model"])
+
+
 def test_a_program_that_dies(program: Path) -> None:
     program.write_text(
         "import os, signal, sys\n"
