@@ -14,7 +14,7 @@ CALLS is how many calls a run makes (20000), CXX the compiler (c++, for C++17).
 
 Exit codes: 0 all answers of the patched model were right, 1 they were not, 2 wrong
 usage, 5 this machine lacks something, such as a compiler; those of
-'scripts/apply.sh --help' where the release cannot be had.
+'scripts/apply.sh --help' where the release cannot be downloaded.
 TEXT
 }
 case "$#:${1:-}" in

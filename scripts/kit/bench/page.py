@@ -26,13 +26,13 @@ WAYS = {
 INTRODUCTION = f"""\
 # What thread safety costs
 
-Made by `scripts/kit.sh bench`; no number here is typed by hand. The data are in
+Made by `scripts/kit.sh bench`; no number in a table is typed by hand. The data are in
 [performance.json](performance.json). A ratio is taken between two times of one round,
 in one process, of variants that take turns; the interval is that of the median, at 95%,
 by the bootstrap over processes and rounds. Upstream's fix is the `GATv2Conv` of {FIXED}
 in the release that is measured; {FIXED} itself, with all of its own code, runs in a process
 of its own, after each of the others. The C library is told to keep the memory that it has:
-pages that come and go are else most of the spread. Memory is the peak of what a call has
+pages that come and go would be most of the spread. Memory is the peak of what a call has
 allocated, from torch's own record: it is the same in each run.
 """
 

@@ -39,6 +39,9 @@ def test_description(build: Path, main: Path, name: str) -> None:
     attention = ("gatv2_conv_single_gather", "transformer_conv", "fa_conv", "rgat_conv")
     assert ("### Why a list" in body) == (name in attention)
     assert ("### Compatibility" in body) == (name != "gatv2_conv")
+    # Where there is nothing to fix, that a test passes on main is no failure of the branch.
+    assert ("The layer is right on main." in body) == (topic.patch("fix") is None)
+    assert ("| pass: the layer is right |" in body) == (topic.patch("fix") is None)
     assert not re.search(r"threadsafe|the kit\b|\bkit\.sh|\{\{|\{%", body)
     # GitHub breaks a line where there is a newline: each paragraph is one line.
     text = re.sub(r"```.*?```", "", body, flags=re.S)
@@ -48,4 +51,7 @@ def test_description(build: Path, main: Path, name: str) -> None:
 
 
 def test_page() -> None:
-    assert page.PAGE.read_text() == page.render(page.read_data())
+    text = page.render(page.read_data())
+    assert page.PAGE.read_text() == text
+    assert "`gatv2_conv` adds a test alone" in text and "`lpformer` adds" not in text
+    assert "; 1 test fails on the base" in text and "; 2 tests fail on the base" in text
