@@ -53,3 +53,11 @@ def test_each_section_says_the_same(english: str, chinese: str) -> None:
     rows = [[line.count("|") for line in text.splitlines() if line[:1] == "|"] for text in texts]
     assert rows[1] == rows[0]
     assert [text.count("BLOCK") for text in texts][1] == texts[0].count("BLOCK")
+
+
+def test_punctuation_is_that_of_chinese() -> None:
+    """Beside a Chinese character, a comma or a bracket is as wide as one."""
+    text = re.sub(r"`[^`]+`|\]\([^)]+\)", "", BLOCK.sub("", read("README.zh-CN.md")))
+    narrow = re.compile(r"[\u4e00-\u9fff][,;:?!()]|[,;:?!()][\u4e00-\u9fff]")
+    assert narrow.findall(text) == []
+    assert narrow.search("\u8865\u4e01,\u8ba9")
