@@ -55,7 +55,7 @@ class How:
 
 def missing_version(catalogue: Catalogue) -> str:
     """Returns the message for a call without a version, and without a tree that tells it."""
-    newest = [r.version for r in catalogue.releases if r.affected()][-1]
+    newest = [r.version for r in catalogue.releases if r.affected() and not r.is_nightly][-1]
     return (
         f"No PyG version was named. Expected one such as {newest} (what 'pip show torch-geometric' "
         f"says), or --installed; 'scripts/apply.sh --list' lists all."

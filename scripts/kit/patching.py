@@ -103,9 +103,11 @@ def identify(tree: Path, catalogue: Catalogue) -> list[Release]:
     known = {blob for release in catalogue.releases for blob in release.version_blobs}
     version_blob = blob_of(tree / VERSION_FILE, known)
     if version_blob == NO_BLOB:
+        above = tree.absolute().parent
         raise TreeError(
             f"{tree} holds no PyG: expected a directory with {VERSION_FILE} in it, "
             f"such as a checkout, an unpacked sdist, or site-packages."
+            + (f" Name the one above it: {above}" if (above / VERSION_FILE).is_file() else "")
         )
     exact = [r for r in catalogue.releases if version_blob in r.version_blobs]
     return exact or [r for r in catalogue.releases if _fits_by_files(tree, r)]

@@ -96,7 +96,7 @@ def test_tree_with_another_version_text_is_known_by_its_files(world: World, tree
 @pytest.mark.parametrize(
     "arguments, code, said",
     [
-        ([], 2, ["No PyG version was named"]),
+        ([], 2, ["No PyG version was named", "such as 1.9.0 ("]),
         (["1.7.0"], 2, ["1.7.1", "not covered"]),
         (["1.8.7"], 2, ["1.8.0", "1.9.0"]),
         (["9.0"], 2, ["newer than the newest", "2.0.0"]),
@@ -167,8 +167,11 @@ def test_tree_of_no_known_version(world: World, tree: Path) -> None:
     refused(world.apply("1.8.0", "--tree", tree), 4, "none of the pinned releases")
 
 
-def test_tree_without_pyg(world: World, tmp_path: Path) -> None:
-    refused(world.apply("1.8.0", "--tree", tmp_path), 4, "holds no PyG", VERSION_FILE)
+def test_tree_without_pyg(world: World, tree: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    refused(world.apply("--tree", tmp_path / "empty"), 4, "holds no PyG", VERSION_FILE)
+    package = tree / "torch_geometric"
+    refused(world.apply("--tree", package), 4, "holds no PyG", f"Name the one above it: {tree}")
 
 
 @pytest.fixture

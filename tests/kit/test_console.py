@@ -3,6 +3,7 @@
 import fcntl
 import os
 import pty
+import re
 import select
 import struct
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import termios
 import time
 
+from kit import releases
 from kit.releases import ROOT
 
 NESTED = """
@@ -106,3 +108,15 @@ def test_nothing_is_markup_on_a_terminal() -> None:
     code, written = on_terminal(*command_of(AS_GIVEN))
     assert code == 0
     assert "app:MODEL:M: [bold]not bold[/]" in written.replace("\r\n", "")
+
+
+def test_the_releases_fit_into_a_terminal() -> None:
+    """`apply --list`: no name is cut, and no line wraps."""
+    program = "import sys; sys.argv[1:] = ['apply', '--list']; from kit import cli; cli.main()"
+    code, written = on_terminal(*command_of(program))
+    lines = re.sub(r"\x1b\[[\d;]*m", "", written).splitlines()
+    assert code == 0, written
+    assert any(line.startswith("2.1.0.post1 races") for line in lines)
+    table = lines[: lines.index("")]
+    assert len(table) == 3 + len(releases.load().releases)
+    assert "\u2026" not in written and max(map(len, table)) <= 80

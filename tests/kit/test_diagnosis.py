@@ -81,7 +81,14 @@ def test_what_it_cannot_say(world: World, tree: Path, tmp_path: Path) -> None:
     assert not data["patched"] and "local changes" in data["faults"][0]
     refused(world.run("doctor", "--tree", tmp_path / "none"), 4, "cannot be opened")
     (tmp_path / "empty").mkdir()
-    refused(world.run("doctor", "--tree", tmp_path / "empty"), 4, "holds no PyG")
+    result = world.run("doctor", "--tree", tmp_path / "empty")
+    refused(result, 4, "holds no PyG")
+    assert result.stdout == f"tree        {tmp_path / 'empty'}\n"
+    # What is known well is not called unknown.
+    (tree / LAYER).write_text(BEFORE)
+    result = world.run("doctor", "2.0.0", "--tree", tree)
+    refused(result, 4, "holds PyG 1.8.0, not 2.0.0")
+    assert "PyG " not in result.stdout
     refused(world.run("doctor", "--tree", tree, "--installed"), 2, "exclude each other")
 
 

@@ -137,10 +137,13 @@ def _list_patches(release: Release) -> None:
 
 def _list_releases(catalogue: Catalogue) -> None:
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("PyG", vertical="bottom")
+    table.add_column("PyG", vertical="bottom", no_wrap=True)
     for name in catalogue.classes.values():
-        # "Transformer" above "Conv": all layers fit side by side into 80 columns.
-        table.add_column(re.sub(r"(?<=[a-z])(?=[A-Z])|(?=Conv$)", "\n", name), vertical="bottom")
+        # All layers fit side by side into 80 columns: "Hyper-", "graph" and "Conv", one above
+        # another.
+        words = re.sub(r"(?<=[a-z])(?=[A-Z])|(?=Conv$)", "\n", name)
+        words = re.sub(r"(?<=Trans)(?=former)|(?<=Hyper)(?=graph)", "-\n", words)
+        table.add_column(words, vertical="bottom", no_wrap=True)
     cells = {"affected": Text("races", style="red"), "fixed": Text("fixed", style="green")}
     for release in catalogue.releases:
         status = (release.status.get(layer) for layer in catalogue.classes)

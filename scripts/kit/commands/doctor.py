@@ -63,8 +63,10 @@ def _lines(examined: Diagnosis) -> Iterator[tuple[str, str]]:
     if interpreter is not None:
         yield f"Python      {interpreter.version}, {interpreter.path}", ""
         yield f"torch       {interpreter.torch or 'none'}", ""
-    release = examined.release.version if examined.release else "of no known release"
-    yield f"PyG         {release}, by content, in {examined.tree}", ""
+    if examined.release is not None:
+        yield f"PyG         {examined.release.version}, by content, in {examined.tree}", ""
+    else:  # the error says why
+        yield f"tree        {examined.tree}", ""
     for place in interpreter.others if interpreter else ():
         yield f"            another one, which is not imported, in {place}", "yellow"
     if interpreter is not None:
