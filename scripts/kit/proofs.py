@@ -99,7 +99,7 @@ def _mutations(records: list[dict[str, Any]], catalogue: Catalogue) -> Iterator[
         "while the value is written, and while it is read, and not in between. `Explainer` is no "
         "layer: its attribute is the masks in the layers that predict, as released; in the other "
         "ways, the structural copy is kept, and the next explanation of the model works on it, "
-        "too. Where a cell is empty, the mutant is newer than the run."
+        "too."
     )
     yield ""
     ways = list(mutants.WAYS)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kit import mutating, pages, proofs, releases, soaking
+from kit import mutants, mutating, pages, proofs, releases, soaking
 from kit.releases import Catalogue
 
 
@@ -43,6 +43,10 @@ def test_what_is_recorded_holds(pinned: Catalogue) -> None:
         assert not [one.problem() for one in tried if one.problem()]
         assert list(dict.fromkeys(one.layer for one in tried)) == pinned.find(version).affected()
         assert {one.rounds for one in tried} == {100, 1_000}
+        # Each layer was tried as patched, and with each of the mutants that there are.
+        assert {(one.layer, one.way) for one in tried} == {
+            (layer, way) for layer in pinned.find(version).affected() for way in ("", *mutants.WAYS)
+        }
     assert soaks
     for version, each in soaks.items():
         assert set(each["calls"]) == set(pinned.find(version).affected())
