@@ -126,7 +126,8 @@ def test_no_calls_are_no_proof() -> None:
             "no threaded test of 'fa_conv'. Expected one of: gatv2",
         ),
         (["1.8.0", "--python", "/nowhere/python"], 5, "/nowhere/python was not found"),
-        (["1.8.0", "--python", "/"], 5, "cannot be run"),
+        (["1.8.0", "--python", "/"], 2, "/ is a directory"),
+        (["1.8.0", "--python", __file__], 5, "cannot be run"),
         # The tests of the kit run without torch.
         (["1.8.0", "--python", sys.executable], 5, "No module named 'torch'"),
     ],
