@@ -280,6 +280,9 @@ def keep(
 ) -> tuple[Status, list[str]]:
     """Adds what is recorded of environments that have left no result this time.
 
+    How scripted layers end is a result of its own: an environment calls them only where it is
+    asked for what takes minutes.
+
     Args:
         gathered: The results that are there now.
         recorded: What the page was made from so far.
@@ -304,10 +307,12 @@ def keep(
         status = {layer: proof["status"] for layer, proof in each.layers.items()}
         return status == pinned[each.release]
 
-    every: list[Cell | Scripted] = [*recorded.cells, *recorded.scripted]
-    old = [each for each in every if each.environment not in gathered.environments]
-    cells = [each for each in old if isinstance(each, Cell) and is_current(each)]
-    scripted = [each for each in old if isinstance(each, Scripted) and is_current(each)]
+    new_cells = {cell.environment for cell in gathered.cells}
+    new_scripted = {each.environment for each in gathered.scripted}
+    old_cells = [cell for cell in recorded.cells if cell.environment not in new_cells]
+    old_scripted = [each for each in recorded.scripted if each.environment not in new_scripted]
+    cells = list(filter(is_current, old_cells))
+    scripted = list(filter(is_current, old_scripted))
     there = {cell.environment for cell in cells}
     both = replace(
         gathered,
@@ -320,6 +325,7 @@ def keep(
             "Only scripted layers have run. Expected the result of a whole environment as well: "
             "run 'scripts/test.sh', or 'tox run -e pyg240-torch213'."
         )
+    old: list[Cell | Scripted] = [*old_cells, *old_scripted]
     left_out = dict.fromkeys(each.environment for each in old if not is_current(each))
     return _ordered(both, catalogue), list(left_out)
 

@@ -138,6 +138,24 @@ def test_an_earlier_result_stays_with_its_date(world: World, tmp_path: Path) -> 
     assert reporting.load(tmp_path / "status.json") == both
 
 
+def test_scripted_layers_stay_where_they_are_not_called_again(world: World, tmp_path: Path) -> None:
+    """An environment calls them only where it is asked for what takes minutes."""
+    catalogue = releases.load()
+    name = "pyg180-torch213"
+    leave_scripted(tmp_path / "first", f"{name}-ext-scripted", 20_000, 20_000)
+    (earlier,) = gather(tmp_path / "first", []).scripted
+    leave(tmp_path / "second", name, "1.8.0")
+    gathered = gather(tmp_path / "second", [name])
+    recorded = replace(gathered, scripted=[replace(earlier, environment=name)])
+    both, left_out = reporting.keep(gathered, recorded, catalogue, [name])
+    assert left_out == []
+    assert both.cells == gathered.cells
+    assert both.scripted == recorded.scripted
+    # Until they are.
+    again = replace(gathered, scripted=[replace(earlier, environment=name, when="2026-12-01")])
+    assert reporting.keep(again, recorded, catalogue, [name])[0].scripted == again.scripted
+
+
 def test_an_earlier_result_is_not_missing(world: World, tmp_path: Path) -> None:
     leave(tmp_path / "first", "pyg180-torch213", "1.8.0")
     leave(tmp_path / "second", "py38-pyg190-torch20", "1.9.0")
