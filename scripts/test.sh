@@ -42,7 +42,7 @@ status=0
 if [ "${1:-}" = --coverage ]; then
   export COVERAGE_FILE="$root/build/coverage/data"
   rm -rf "$root/build/coverage" && mkdir -p "$root/build/coverage" || exit 1
-  "$python" -m coverage run -m pytest tests/kit -n 2 || status=1
+  "$python" -m coverage run -m pytest tests/kit -n 2 --dist worksteal || status=1
   "$python" -m coverage combine --quiet && "$python" -m coverage report || status=1
   exit $status
 fi
@@ -53,5 +53,5 @@ if [ "${1:-}" != --quick ]; then
     "$python" -m tox run-parallel --parallel auto || status=1
 fi
 # Last, so that the output ends with pytest's own summary.
-"$python" -m pytest tests/kit -n 2 || status=1
+"$python" -m pytest tests/kit -n 2 --dist worksteal || status=1
 exit $status
