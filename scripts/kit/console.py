@@ -116,7 +116,8 @@ class _Python(_Place):
 
 
 # What may not be read is told by whoever reads it, as a state of the tree.
-PLACE, PYTHON = (kind(path_type=Path, readable=False) for kind in (_Place, _Python))
+PLACE = _Place(path_type=Path, readable=False)
+PYTHON = _Python(path_type=Path, readable=False)
 
 out = _console(stderr=False)
 err = _console(stderr=True)

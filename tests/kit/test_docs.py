@@ -130,6 +130,26 @@ def test_default_environments(pinned: Catalogue) -> None:
     assert nightly in plainly
 
 
+def test_commands_of_the_matrix() -> None:
+    """Two environments run what takes minutes; and no variable of the user's gets into any."""
+    names = tox_list("-d")
+    mine = dict.fromkeys(("TESTS", "OPTIONAL", "EXTENSIONS", "MODELS", "THOROUGH"), "MINE")
+    shown = subprocess.run(
+        [sys.executable, "-m", "tox", "config", "-q", "-e", ",".join(names), "-k", "commands"],
+        cwd=ROOT,
+        env={**os.environ, **mine},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    commands = dict(re.findall(r"^\[testenv:(\S+)\]\ncommands = (.*)$", shown, re.M))
+    assert list(commands) == names
+    thorough = {name for name, command in commands.items() if " --thorough " in command}
+    assert thorough == {"pyg231-torch213-ext", "pyg281-torch213"}
+    assert all(" pytest tests/pyg " in command for command in commands.values())
+    assert "MINE" not in shown
+
+
 def test_other_environments(pinned: Catalogue) -> None:
     kit = tox_list("-m", "kit")
     assert kit == ["kit-py310", "kit-py312", "kit-py313"]
