@@ -1,6 +1,7 @@
 """The door: the group of commands, and errors turned into messages and exit codes."""
 
 import contextlib
+import importlib
 import io
 import os
 import signal
@@ -12,24 +13,6 @@ import click
 from rich.text import Text
 
 from kit import __version__, interrupts, places
-from kit.commands.add_release import add_release
-from kit.commands.apply import apply
-from kit.commands.audit import audit
-from kit.commands.bench import bench
-from kit.commands.build import build
-from kit.commands.doctor import doctor
-from kit.commands.env import env
-from kit.commands.example_layer import example_layer
-from kit.commands.mutate import mutate
-from kit.commands.packages import run_packages
-from kit.commands.prove import prove
-from kit.commands.refresh import refresh
-from kit.commands.release import release
-from kit.commands.report import report
-from kit.commands.soak import soak
-from kit.commands.upstream import upstream
-from kit.commands.validate import validate
-from kit.commands.zoo import zoo
 from kit.console import EXIT_CODES, add_quiet, err
 from kit.errors import KitError, ToolError, UsageError
 
@@ -108,37 +91,40 @@ def _fail(message: str, code: int) -> NoReturn:
 
 # What the kit itself is looked after with: named in the help, in a line.
 UPKEEP = (
-    env,
-    validate,
-    example_layer,
-    add_release,
-    refresh,
-    release,
-    report,
-    run_packages,
-    mutate,
-    zoo,
+    *("env", "validate", "example-layer", "add-release", "refresh", "release"),
+    *("report", "packages", "mutate", "zoo"),
 )
+VERBS = ("doctor", "apply", "audit", "build", "prove", "bench", "soak", "upstream", *UPKEEP)
 
 
 class _Verbs(click.Group):
-    """The verbs in the order of their use, on one screen of 80 x 24."""
+    """The verbs in the order of their use, on one screen of 80 x 24.
+
+    Each is the command of the module of its name in `kit.commands`, which is imported when it
+    is called for: all of them take longer to import than `apply` takes to apply.
+    """
 
     def list_commands(self, context: click.Context) -> list[str]:
-        return list(self.commands)
+        return list(VERBS)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name in VERBS and name not in self.commands:
+            name_in_python = name.replace("-", "_")
+            module = importlib.import_module(f"kit.commands.{name_in_python}")
+            self.add_command(add_quiet(getattr(module, name_in_python)))
+        return super().get_command(context, name)
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
-        upkeep = [command.name or "" for command in UPKEEP]
         rows = [
             (name, command.get_short_help_str(limit=70))
-            for name, command in self.commands.items()
-            if name not in upkeep
+            for name in VERBS
+            if name not in UPKEEP and (command := self.get_command(context, name))
         ]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
         formatter.write_paragraph()
         with formatter.indentation():
-            formatter.write_text(f"To look after the kit itself: {', '.join(upkeep)}.")
+            formatter.write_text(f"To look after the kit itself: {', '.join(UPKEEP)}.")
 
 
 @click.group(
@@ -156,6 +142,4 @@ def cli(context: click.Context) -> None:
         context.exit(UsageError.exit_code)
 
 
-for command in (doctor, apply, audit, build, prove, bench, soak, upstream, *UPKEEP):
-    cli.add_command(command)
 add_quiet(cli)

@@ -231,8 +231,8 @@ def print_path(path: Path) -> None:
     out.print(Text(str(shown(path))))
 
 
-def add_quiet(command: click.Command) -> None:
-    """Adds `--quiet` to a command, and to all that are below it."""
+def add_quiet(command: click.Command) -> click.Command:
+    """Adds `--quiet` to a command, and to all that are below it; returns it."""
 
     def keep(context: click.Context, parameter: click.Parameter, value: bool) -> None:
         if value:
@@ -250,6 +250,7 @@ def add_quiet(command: click.Command) -> None:
     if isinstance(command, click.Group):
         for each in command.commands.values():
             add_quiet(each)
+    return command
 
 
 def _check_json(

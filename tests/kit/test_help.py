@@ -1,30 +1,35 @@
 """What each verb says of itself: one screen, examples first, its own exit codes."""
 
+import os
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 
 import click
 import pytest
 from kit import __version__, errors
-from kit.cli import UPKEEP, cli
+from kit.cli import UPKEEP, VERBS, cli
 from kit.releases import ROOT
 
 
 def verbs(group: click.Group, path: str = "") -> Iterator[tuple[str, click.Command]]:
-    for name, command in group.commands.items():
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command
         yield f"{path}{name}", command
         if isinstance(command, click.Group):
             yield from verbs(command, f"{name} ")
 
 
-VERBS = dict(verbs(cli))
+ALL = dict(verbs(cli))
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", ALL)
 def test_one_screen(verb: str) -> None:
-    context = click.Context(VERBS[verb], info_name=f"scripts/kit.sh {verb}", max_content_width=80)
-    lines = VERBS[verb].get_help(context).splitlines()
+    context = click.Context(ALL[verb], info_name=f"scripts/kit.sh {verb}", max_content_width=80)
+    lines = ALL[verb].get_help(context).splitlines()
     assert len(lines) <= 24
     assert max(map(len, lines)) <= 80
     # Examples first, which name this verb; exit codes last.
@@ -39,7 +44,7 @@ def test_the_door_has_one_screen() -> None:
     assert max(map(len, lines)) <= 80
     rows = [line.split()[0] for line in lines if re.match(r"  [a-z]\S*  +[A-Z]", line)]
     (rest,) = re.findall(r"look after the kit itself: (.*?)\.", " ".join(map(str.strip, lines)))
-    assert [*rows, *rest.split(", ")] == list(cli.commands)
+    assert [*rows, *rest.split(", ")] == list(VERBS)
     assert rows[:3] == ["doctor", "apply", "audit"]
     assert len(rest.split(", ")) == len(UPKEEP)
 
@@ -57,29 +62,27 @@ def test_exit_codes_are_documented() -> None:
     assert set(re.findall(r"^\| (\d+) \| .+ \|$", details, re.M)) == codes
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", ALL)
 def test_options_that_are_alike(verb: str) -> None:
-    options = {name: option for option in VERBS[verb].params for name in option.opts}
+    options = {name: option for option in ALL[verb].params for name in option.opts}
     assert "--quiet" in options and "-q" in options
     if "--json" in options:
         assert options["--json"].metavar == "[FILE]"
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", ALL)
 def test_examples_parse(verb: str) -> None:
     """Each option in an example is one of the verb's."""
-    options = {
-        name for option in VERBS[verb].params for name in option.opts + option.secondary_opts
-    }
-    for example in re.findall(r"^\$ (.*?)(?: #.*)?$", VERBS[verb].help or "", re.M):
+    options = {name for option in ALL[verb].params for name in option.opts + option.secondary_opts}
+    for example in re.findall(r"^\$ (.*?)(?: #.*)?$", ALL[verb].help or "", re.M):
         assert set(re.findall(r"(?<= )--[\w-]+", example)) <= options
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", ALL)
 def test_what_may_be_left_out_is_in_brackets(verb: str) -> None:
-    for parameter in VERBS[verb].params:
+    for parameter in ALL[verb].params:
         if isinstance(parameter, click.Argument):
-            shown = parameter.make_metavar(click.Context(VERBS[verb]))
+            shown = parameter.make_metavar(click.Context(ALL[verb]))
             assert shown.startswith("[") is not parameter.required
 
 
@@ -100,3 +103,18 @@ def test_version() -> None:
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion(shell: str) -> None:
     assert "_PYG_THREADSAFE_COMPLETE" in run(_PYG_THREADSAFE_COMPLETE=f"{shell}_source")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_verb_imports_no_other(verb: str) -> None:
+    """All of them take longer to import than most of them to run."""
+    program = (
+        f"import sys; sys.argv[1:] = [{verb!r}, '--help']\n"
+        "from kit import cli\n"
+        "try: cli.main()\n"
+        "finally: print([name for name in sys.modules if name.startswith('kit.commands.')])\n"
+    )
+    command = [sys.executable, "-c", program]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "scripts")}
+    output = subprocess.check_output(command, env=environment, text=True)
+    assert output.splitlines()[-1] == f"['kit.commands.{verb.replace('-', '_')}']"

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import click
 
-from kit import environments, packages, pages, places, releases
+from kit import environments, pages, places, releases
+from kit import packages as core
 from kit.console import help_of, out, print_path, progress, source_of, source_options, table
 from kit.errors import ProofError
 
@@ -26,31 +27,31 @@ from kit.errors import ProofError
     "--torch", default=environments.TORCH, show_default=True, help="The version of torch."
 )
 @click.option("--record", is_flag=True, help="Write what was seen to docs/packages.md.")
-def run_packages(
+def packages(
     names: tuple[str, ...], torch: str, record: bool, kind: str, git_url: str, offline: bool
 ) -> None:
     """Runs other people's packages on the released and on the patched PyG."""
     places.need_checkout("packages")
-    pinned = packages.load()
-    chosen = packages.choose(pinned, names)
+    pinned = core.load()
+    chosen = core.choose(pinned, names)
     catalogue = releases.load()
-    outcomes: list[packages.Outcome] = []
+    outcomes: list[core.Outcome] = []
     written: list[Path] = []
     with progress() as notify:
         source = source_of(kind, git_url, offline, notify)
-        python = packages.environment(pinned, torch, environments.current_python(), notify)
+        python = core.environment(pinned, torch, environments.current_python(), notify)
         for package in chosen:
-            outcomes += packages.compare(package, catalogue, source, python, notify)
+            outcomes += core.compare(package, catalogue, source, python, notify)
             if record:  # What is done is kept, however the rest ends.
                 written = _record(outcomes, pinned)
     _show(outcomes)
     for file in written:
         print_path(file)
     if faults := [each for each in outcomes if each.differ or not each.same]:
-        raise ProofError(" ".join(map(packages.problem, faults)))
+        raise ProofError(" ".join(map(core.problem, faults)))
 
 
-def _show(outcomes: list[packages.Outcome]) -> None:
+def _show(outcomes: list[core.Outcome]) -> None:
     shown = table("package", "PyG", "ran", right=("same", "failed on both", "skipped", "differ"))
     for each in outcomes:
         counts = map(str, (each.same, each.failed, each.skipped, len(each.differ)))
@@ -58,13 +59,11 @@ def _show(outcomes: list[packages.Outcome]) -> None:
     out.print(shown)
 
 
-def _record(outcomes: list[packages.Outcome], pinned: list[packages.Package]) -> list[Path]:
+def _record(outcomes: list[core.Outcome], pinned: list[core.Package]) -> list[Path]:
     again = "'scripts/kit.sh packages --record' makes it anew."
-    old = pages.read_data(packages.DATA, again) if packages.DATA.exists() else {"outcomes": []}
+    old = pages.read_data(core.DATA, again) if core.DATA.exists() else {"outcomes": []}
     data = {
         "stamp": pages.stamp("scripts/kit.sh packages --record"),
-        "outcomes": packages.merge(old["outcomes"], [asdict(each) for each in outcomes], pinned),
+        "outcomes": core.merge(old["outcomes"], [asdict(each) for each in outcomes], pinned),
     }
-    return list(
-        pages.write({packages.DATA: pages.dump(data), packages.PAGE: packages.render(data)})
-    )
+    return list(pages.write({core.DATA: pages.dump(data), core.PAGE: core.render(data)}))
