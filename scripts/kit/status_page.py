@@ -202,6 +202,7 @@ def _torchscript(status: Status, catalogue: Catalogue) -> list[str]:
         "Eight threads share a scripted layer, which runs without the GIL, in a process of its "
         "own: the calls that crashed, and those that were silently wrong, as released → patched; "
         "or the signal by which the process died. "
+        "*Refused* is what torch itself refuses, such as to load what it saved. "
         f"As released, {_told(ended['pristine'])}. Patched, {_told(ended['patched'])}.",
         "",
         *_rows(["PyG", "layer", "Python", "torch", "calls", *_FORMS.values(), "run on"], rows),
@@ -230,7 +231,7 @@ def _end(counts: dict[str, Any]) -> str:
     if "died" in counts:
         return f"died: {signal.Signals(counts['died']).name}"
     if "error" in counts:
-        return "not scripted"
+        return "refused"
     return ", ".join(f"{share(counts, key):.1%}" for key in ("crashed", "silently_wrong"))
 
 

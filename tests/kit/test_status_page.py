@@ -48,6 +48,19 @@ def test_torchscript(world: World, tmp_path: Path) -> None:
     ) in page
 
 
+def test_what_torch_saves_and_cannot_load(world: World, tmp_path: Path) -> None:
+    leave_scripted(tmp_path / "results", "pyg180-torch213-ext-scripted", 3_000, 3_000)
+    leave(tmp_path / "results", "pyg180-torch213", "1.8.0")
+    gathered = gather(tmp_path / "results", [])
+    for row in gathered.scripted[0].rows:
+        if row["form"] == "saved":
+            row["layers"]["gatv2_conv"] = {"error": "RuntimeError: Type mismatch"}
+    page = status_page.render(gathered, releases.load())
+    assert "| 3,000 | 0.0%, 0.0% → 0.0%, 0.0% | refused → refused | 0.0%, 0.0% →" in page
+    assert "*Refused* is what torch itself refuses" in page
+    assert "As released, 0 of 3 processes died" in page
+
+
 def test_scripted_layers_that_are_called_more_often(world: World, tmp_path: Path) -> None:
     leave_scripted(tmp_path / "results", "pyg180-torch213-ext-scripted", 20_000, 20_000)
     leave(tmp_path / "results", "pyg180-torch213", "1.8.0")
