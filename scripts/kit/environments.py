@@ -147,15 +147,10 @@ def _make(
     advice: str,
     notify: Callable[[str], None],
 ) -> Path:
-    """Makes an environment, unless it is there and was made from the same."""
-    python = directory / "bin" / "python"
-    complete = directory / "made-from.json"
-    directory.parent.mkdir(exist_ok=True)
-    with FileLock(f"{directory}.lock"):
-        if complete.exists() and complete.read_text(encoding="utf-8") == wanted:
-            return python
+    """Makes an environment with what pip installs, unless it is there."""
+
+    def make(python: Path) -> None:
         notify(message)
-        shutil.rmtree(directory, ignore_errors=True)
         install = [*pip(python), "install", "--quiet"]
         commands: dict[str, list[str | Path]] = {
             "venv": [base, "-I", "-m", "venv", directory],
@@ -171,7 +166,46 @@ def _make(
                     f"The environment .kit/{directory.name} could not be made: '{name}' said: "
                     f"{last_lines(result.stderr, 1)} {advice}"
                 )
-        complete.write_text(wanted, encoding="utf-8")
+
+    return make_once(directory, wanted, make)
+
+
+def make_once(directory: Path, wanted: str, make: Callable[[Path], None]) -> Path:
+    """Returns the interpreter of an environment, made anew where it is not there or does not run.
+
+    Args:
+        directory: Where it is. One that was made from something else is removed.
+        wanted: What it is made from.
+        make: Makes it, and is given the path that its interpreter will have.
+
+    Raises:
+        ToolError: If it has to be made, and nothing can be written there.
+    """
+    python, made_from = directory / "bin" / "python", directory / "made-from.json"
+
+    def is_whole() -> bool:
+        if not made_from.exists() or made_from.read_text(encoding="utf-8") != wanted:
+            return False
+        try:
+            return run([python, "-I", "-c", ""]).returncode == 0
+        except ToolError:  # The Python that it was made with is gone, and its links lead nowhere.
+            return False
+
+    if is_whole():
+        return python
+    try:
+        directory.parent.mkdir(exist_ok=True)
+        lock = FileLock(f"{directory}.lock").acquire()
+    except OSError as error:
+        raise ToolError(
+            f"{directory} has to be made, and nothing can be written beside it "
+            f"({error.strerror}). Make {directory.parent} writable, or use a clone of your own."
+        ) from None
+    with lock:
+        if not is_whole():  # as another run may have made it meanwhile
+            shutil.rmtree(directory, ignore_errors=True)
+            make(python)
+            made_from.write_text(wanted, encoding="utf-8")
     return python
 
 
@@ -195,14 +229,8 @@ def with_wheels(shared: Interpreter, wheels: Sequence[Path], directory: Path) ->
     Raises:
         ToolError: If it cannot be made.
     """
-    directory.parent.mkdir(exist_ok=True)
-    python = directory / "bin" / "python"
-    complete = directory / "made-from.json"
-    wanted = json.dumps([str(shared.site_packages), *map(str, wheels)])
-    with FileLock(f"{directory}.lock"):
-        if complete.exists() and complete.read_text(encoding="utf-8") == wanted:
-            return python
-        shutil.rmtree(directory, ignore_errors=True)
+
+    def make(python: Path) -> None:
         install = [*pip(shared.path, isolated=False), "--python", python, "install", "--quiet"]
         install += ["--no-deps", "--no-index", *wheels]
         venv: list[str | Path] = [shared.path, "-I", "-m", "venv", "--without-pip", directory]
@@ -214,8 +242,9 @@ def with_wheels(shared: Interpreter, wheels: Sequence[Path], directory: Path) ->
                     f"{last_lines(result.stderr)} Check the disk."
                 )
         link(python, shared.site_packages)
-        complete.write_text(wanted, encoding="utf-8")
-    return python
+
+    wanted = json.dumps([str(shared.site_packages), *map(str, wheels)])
+    return make_once(directory, wanted, make)
 
 
 _LINK = "shared.pth"
@@ -332,7 +361,7 @@ def check_imports(python: Path, tree: Path, release: Release) -> None:
         ToolError: If not, naming what is missing.
     """
     program = "import torch_geometric; print(torch_geometric.__file__)"
-    result = run([python, "-c", program], env={"PYTHONPATH": str(tree)})
+    result = run_pyg(python, "-c", program, tree=tree)
     if result.returncode == 0:
         return
     said = last_lines(result.stderr, 1)

@@ -10,8 +10,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from kit import environments, pages, records, sources
 from kit.archives import unpack
 from kit.errors import ToolError, UsageError
@@ -155,14 +153,9 @@ def environment(
     """
     shared = environments.describe(environments.ensure(torch, base, notify))
     directory = ROOT / ".kit" / f"packages-torch-{torch}-{shared.tag}"
-    python = directory / "bin" / "python"
-    complete = directory / "made-from.json"
-    wanted = json.dumps([asdict(package) for package in packages])
-    with FileLock(f"{directory}.lock"):
-        if complete.exists() and complete.read_text(encoding="utf-8") == wanted:
-            return python
+
+    def make(python: Path) -> None:
         notify(f"Installing {len(packages)} packages into .kit/{directory.name} (first use) ...")
-        shutil.rmtree(directory, ignore_errors=True)
         _run([base, "-I", "-m", "venv", "--without-pip", directory], directory)
         environments.link(python, shared.site_packages)
         install = [*pip(shared.path), "--python", python, "install", "--quiet"]
@@ -171,8 +164,9 @@ def environment(
         pins = directory / "pins.txt"
         pins.write_text("".join(package.pin for package in packages), encoding="utf-8")
         _run([*install, "--no-deps", "--require-hashes", "--requirement", pins], directory)
-        complete.write_text(wanted, encoding="utf-8")
-    return python
+
+    wanted = json.dumps([asdict(package) for package in packages])
+    return environments.make_once(directory, wanted, make)
 
 
 def _run(command: Sequence[str | Path], directory: Path) -> None:

@@ -152,3 +152,46 @@ def test_a_torch_that_there_is_not(
     said = capsys.readouterr().err
     assert "'pip install' said: ERROR: No matching distribution found for torch==9.9" in said
     assert "Check the network, the disk, and that torch 9.9 has a wheel for this Python." in said
+
+
+def take_away(python: Path) -> None:
+    """Takes away what an environment runs on, as `pyenv uninstall` does: links lead nowhere."""
+    for link in python.parent.glob("python*"):
+        link.unlink()
+        link.symlink_to("/nowhere")
+
+
+def test_an_environment_whose_interpreter_is_gone(
+    places_of_our_own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is made anew, as is what was made on top of it; while they run, both are kept."""
+    make_wheel(tmp_path / "built", "torch_scatter", "")
+    wheels = list((tmp_path / "built").iterdir())
+    told: list[str] = []
+
+    def make() -> Path:
+        shared = environments.ensure("1.0", Path(sys.executable), told.append)
+        described = environments.describe(shared, with_torch=True)
+        return environments.with_wheels(described, wheels, places_of_our_own / "on-top")
+
+    python = make()
+    take_away(python)
+    take_away(environments.ensure("1.0", Path(sys.executable), told.append))
+    assert make() == python
+    assert subprocess.run([python, "-I", "-c", "import torch, torch_scatter"]).returncode == 0
+    assert len(told) == 2
+    # Another user, who may read the clone and not write there, uses them as well.
+    monkeypatch.setattr(environments, "FileLock", None)
+    assert make() == python
+    assert len(told) == 2
+
+
+def test_an_environment_that_another_user_would_have_to_make(
+    places_of_our_own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: str) -> None:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(environments, "FileLock", refuse)
+    with pytest.raises(ToolError, match="nothing can be written beside it"):
+        environments.ensure("1.0", Path(sys.executable), print)
