@@ -4,9 +4,7 @@ import contextlib
 import importlib
 import io
 import os
-import signal
 import sys
-from types import FrameType
 from typing import NoReturn
 
 import click
@@ -22,11 +20,7 @@ COMPLETE = "_PYG_THREADSAFE_COMPLETE"
 
 def main() -> NoReturn:
     """Runs the command line, and turns each foreseeable error into a message and an exit code."""
-    # SIGTERM and SIGHUP as if by Ctrl-C: whatever is half done is undone on the way out.
-    for number in interrupts.SIGNALS:
-        # Where the shell has it ignored, as for a job in the background, it stays so.
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _interrupt)
+    interrupts.listen()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # A locale that lacks a letter of a path is no reason to stop.
@@ -70,12 +64,6 @@ def _discard_output() -> None:
     # Python would else try again at exit, and complain.
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, sys.stdout.fileno())
-
-
-def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    # A second one must not get in the way of undoing.
-    interrupts.ignore()
-    raise KeyboardInterrupt
 
 
 def _fail(message: str, code: int) -> NoReturn:

@@ -5,9 +5,24 @@ import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType
+from typing import NoReturn
 
 # Ctrl-C, `kill` and a terminal that goes away (a dropped ssh).
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def listen() -> None:
+    """Takes all of them for Ctrl-C: whatever is half done is undone on the way out."""
+    for number in SIGNALS:
+        # Where the shell has it ignored, as for a job in the background, it stays so.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _interrupt)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    # A second one must not get in the way of undoing.
+    ignore()
+    raise KeyboardInterrupt
 
 
 @contextlib.contextmanager

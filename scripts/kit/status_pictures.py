@@ -45,8 +45,8 @@ def draw_grid(status: Status, catalogue: Catalogue, file: Path) -> None:
     for (title, rows), axis in zip(parts.items(), axes[:, 0], strict=True):
         _draw_rows(axis, rows, catalogue)
         axis.set_title(title, loc="left", weight="bold", pad=8)
-    words = {word_of(cell, layer) for cell in status.cells for layer in cell.layers}
-    handles = [Patch(color=GRID[word][0], label=word) for word in GRID if word in words]
+    used = {word_of(cell, layer) for cell in status.cells for layer in cell.layers}
+    handles = [Patch(color=GRID[word][0], label=word) for word in GRID if word in used]
     if any(layer not in cell.layers for cell in status.cells for layer in catalogue.classes):
         label = "that release does not have it, or keeps nothing of a call in it"
         handles.append(pictures.blank(label))

@@ -52,8 +52,8 @@ def arguments(verb: str, tree: Path) -> list[str]:
 def test_quiet_and_without_a_terminal(world: World, tree: Path, verb: str) -> None:
     """Results and errors alone, and no escape code, whatever FORCE_COLOR says."""
     env = {"FORCE_COLOR": "1", "PYG_THREADSAFE_GIT_URL": world.upstream.as_uri()}
-    for words in (["-q", *arguments(verb, tree)], [*arguments(verb, tree), "--quiet"]):
-        result = world.run(*words, env=env)
+    for asked in (["-q", *arguments(verb, tree)], [*arguments(verb, tree), "--quiet"]):
+        result = world.run(*asked, env=env)
         assert ESCAPE not in result.stdout + result.stderr
         assert "Traceback" not in result.stderr
         if result.returncode in (1, 2, 3, 4, 5) and verb != "upstream":
@@ -114,16 +114,16 @@ def test_json(world: World, tree: Path, tmp_path: Path, verb: str) -> None:
     """Alone on the standard output, or in a file beside what is printed; whole on a terminal."""
     if verb == "audit":
         (tree / LAYER).write_text("")  # the small one is no Python
-    words = arguments(verb, tree)
-    alone = world.run(*words, "--json")
-    assert world.run(*words, "--json", "-").stdout == alone.stdout
+    asked = arguments(verb, tree)
+    alone = world.run(*asked, "--json")
+    assert world.run(*asked, "--json", "-").stdout == alone.stdout
     data = json.loads(alone.stdout)
     file = tmp_path / "new" / "result.json"
-    both = world.run(*words, "--json", file)
+    both = world.run(*asked, "--json", file)
     assert json.loads(file.read_text()) == data
-    assert both.stdout == world.run(*words).stdout
+    assert both.stdout == world.run(*asked).stdout
     assert both.returncode == alone.returncode
-    command, environment = world.command(*words, "--json", "--quiet", env={"COLUMNS": "40"})
+    command, environment = world.command(*asked, "--json", "--quiet", env={"COLUMNS": "40"})
     _, written = on_terminal(command, {**environment, "NO_COLOR": "1"})
     assert json.loads(written.split("\nerror: ")[0].replace("\r", "")) == data
 
@@ -132,14 +132,14 @@ def test_json(world: World, tree: Path, tmp_path: Path, verb: str) -> None:
 def test_json_that_cannot_be_written(world: World, tree: Path, tmp_path: Path, verb: str) -> None:
     """It is said at once, and not after minutes of work."""
     (tmp_path / "file").touch()
-    words = [*verb.split(), "--json"]
+    asked = [*verb.split(), "--json"]
     place = tmp_path / "file" / "result.json"
-    refused(world.run(*words, place, "1.8.0"), 4, "nothing can be written in", str(place.parent))
+    refused(world.run(*asked, place, "1.8.0"), 4, "nothing can be written in", str(place.parent))
     for version in ("1.8.0", "latest", "nightly"):
-        refused(world.run(*words, version), 2, "Name the PYG-VERSION before --json")
+        refused(world.run(*asked, version), 2, "Name the PYG-VERSION before --json")
     if os.geteuid() != 0:
         tmp_path.chmod(0o555)
-        refused(world.run(*words, tmp_path / "x.json", "1.8.0"), 4, "nothing can be written in")
+        refused(world.run(*asked, tmp_path / "x.json", "1.8.0"), 4, "nothing can be written in")
 
 
 def test_only_the_console_makes_consoles() -> None:

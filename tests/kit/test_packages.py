@@ -215,9 +215,9 @@ def test_its_tests_run_on_both_trees(
     assert len(told) == 1 and told[0].startswith("Installing 1 packages into .kit/packages-torch-")
     assert packages.environment([somebody], "2.13.0", base, told.append) == python
     assert len(told) == 1
-    (seen,) = packages.compare(somebody, catalogue, source("sdist"), python, told.append)
-    assert (seen.ran, seen.release, seen.torch) == ("tests", "1.8.0", "2.13.0+cpu")
-    assert (seen.same, seen.failed, seen.differ) == (1, 0, ("tests.test_it.test_layer",))
+    (outcome,) = packages.compare(somebody, catalogue, source("sdist"), python, told.append)
+    assert (outcome.ran, outcome.release, outcome.torch) == ("tests", "1.8.0", "2.13.0+cpu")
+    assert (outcome.same, outcome.failed, outcome.differ) == (1, 0, ("tests.test_it.test_layer",))
     none = dataclasses.replace(somebody, tests=("tests/test_it.py::test_nothing",))
     with pytest.raises(ToolError, match="No test of somebody ran: "):
         packages.compare(none, catalogue, source("sdist"), python, told.append)

@@ -224,8 +224,8 @@ def test_apply_prints_what_matters(service: Machine) -> None:
         (apply, "Nothing to do"),
         (reverse, "Restart the service"),
     ):
-        words = ["bash", "-c", f"cd {ROOT} && {command}"]
-        _, written = on_terminal(words, {**service.variables, "NO_COLOR": "1"})
+        shell = ["bash", "-c", f"cd {ROOT} && {command}"]
+        _, written = on_terminal(shell, {**service.variables, "NO_COLOR": "1"})
         assert said in written
         assert len(written.splitlines()) < 12, written
 

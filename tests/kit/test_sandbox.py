@@ -142,10 +142,10 @@ def test_the_steps_word_for_word(tmp_path: Path) -> None:
         if "-m pytest" in command or " prove " in command:
             continue
         edit(student, step, command)
-        code, words = expected(step, command, command not in ran)
+        code, names = expected(step, command, command not in ran)
         reads = "audit" in command and "--static" not in command
         said = student.run(command + " --static" * reads, code)
-        for word in words:
+        for word in names:
             assert word in said, (command, said)
         assert step < 7 or "ExampleConv: _mean" not in said
         ran.append(command)
@@ -183,7 +183,7 @@ def test_what_is_in_the_way(tmp_path: Path) -> None:
 
 
 def test_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a release cannot be had, nothing is left; an empty directory is taken."""
+    """Where a release cannot be downloaded, nothing is left; an empty directory is taken."""
     broken = tmp_path / "layer"
     shutil.copytree(sandbox.LAYER, broken)
     (broken / "2.7.0.patch").rename(broken / "1.0.0.patch")

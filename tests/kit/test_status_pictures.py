@@ -27,12 +27,12 @@ def test_picture(world: World, tmp_path: Path, committed: Path) -> None:
     # The same data, the same bytes; and what it says can be read.
     assert first.read_bytes() == second.read_bytes()
     labels = " ".join(ElementTree.parse(first).getroot().itertext())
-    words = {
+    texts = {
         "status.svg": ("torch 2.13.0", "races; patched"),
         "before-after.svg": ("silently wrong",),
     }
-    for word in ("1.8.0", "GATv2", *words[committed.name]):
-        assert word in labels
+    for text in ("1.8.0", "GATv2", *texts[committed.name]):
+        assert text in labels
 
 
 def test_other_pythons_and_dates_are_in_the_grid(world: World, tmp_path: Path) -> None:
@@ -73,12 +73,12 @@ def test_before_and_after_says_why_there_is_no_bar(tmp_path: Path) -> None:
     """A layer that races in one of the releases alone is named in the other one, too."""
     file = tmp_path / "before-after.svg"
     status_pictures.draw_before_and_after(status.load(status.DATA), releases.load(), file)
-    words = [" ".join(text.split()) for text in ElementTree.parse(file).getroot().itertext()]
+    texts = [" ".join(text.split()) for text in ElementTree.parse(file).getroot().itertext()]
     # GATv2Conv in 2.8.1, LPAttLayer in 2.3.1; each layer stands once.
-    assert words.count("fixed by PyG") == words.count("not in this release") == 1
-    assert words.count("GATv2Conv") == words.count("LPAttLayer") == 1
+    assert texts.count("fixed by PyG") == texts.count("not in this release") == 1
+    assert texts.count("GATv2Conv") == texts.count("LPAttLayer") == 1
     # What does not occur is not in the legend.
-    assert [word for word in words if word in status_pictures.ENDS] == list(status_pictures.ENDS)
+    assert [word for word in texts if word in status_pictures.ENDS] == list(status_pictures.ENDS)
 
 
 def test_the_legend_says_what_a_blank_means_where_there_is_one(tmp_path: Path) -> None:

@@ -34,5 +34,5 @@ def needs(wheel: Path) -> str:
             prefix, _, version = symbol.partition("_")
             if prefix in _LIBRARIES and version[:1].isdigit():
                 newest[prefix] = max(newest.get(prefix, Version("0")), Version(version))
-    words = [_LIBRARIES[prefix].format(newest[prefix]) for prefix in _LIBRARIES if prefix in newest]
-    return f"runs on {' and '.join(words)}, or newer" if words else ""
+    parts = [_LIBRARIES[prefix].format(newest[prefix]) for prefix in _LIBRARIES if prefix in newest]
+    return f"runs on {' and '.join(parts)}, or newer" if parts else ""

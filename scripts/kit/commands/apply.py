@@ -141,9 +141,9 @@ def _list_releases(catalogue: Catalogue) -> None:
     for name in catalogue.classes.values():
         # All layers fit side by side into 80 columns: "Hyper-", "graph" and "Conv", one above
         # another.
-        words = re.sub(r"(?<=[a-z])(?=[A-Z])|(?=Conv$)", "\n", name)
-        words = re.sub(r"(?<=Trans)(?=former)|(?<=Hyper)(?=graph)", "-\n", words)
-        table.add_column(words, vertical="bottom", no_wrap=True)
+        heading = re.sub(r"(?<=[a-z])(?=[A-Z])|(?=Conv$)", "\n", name)
+        heading = re.sub(r"(?<=Trans)(?=former)|(?<=Hyper)(?=graph)", "-\n", heading)
+        table.add_column(heading, vertical="bottom", no_wrap=True)
     cells = {"affected": Text("races", style="red"), "fixed": Text("fixed", style="green")}
     for release in catalogue.releases:
         status = (release.status.get(layer) for layer in catalogue.classes)
