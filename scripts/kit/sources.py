@@ -95,7 +95,7 @@ def materialize(release: Release, source: Source, dest: Path) -> str:
         Where it came from, in words.
 
     Raises:
-        SourceError: If it cannot be had, or is not what its pin says.
+        SourceError: If it cannot be downloaded, or is not what its pin says.
     """
     kind = source.kind if source.kind is not Kind.AUTO else _choose(release, source)
     branch = f"init.defaultBranch=pyg-{release.version}"
@@ -122,7 +122,7 @@ def extract(release: Release, source: Source, paths: Collection[str], dest: Path
     """Writes some files of a pristine release below a directory, those of them that it has.
 
     Raises:
-        SourceError: If the release cannot be had, or is not what its pin says.
+        SourceError: If the release cannot be downloaded, or is not what its pin says.
     """
     kind = source.kind if source.kind is not Kind.AUTO else _choose(release, source)
     if kind is Kind.GIT:
@@ -333,7 +333,7 @@ def archive(release: Release, source: Source) -> Path:
     """Returns the release's archive in the cache, checked against its pin.
 
     Raises:
-        SourceError: If it cannot be had, or is not what its pin says.
+        SourceError: If it cannot be downloaded, or is not what its pin says.
     """
     path = source.cache / "archives" / release.archive
     with _locked(path, release.archive, source):

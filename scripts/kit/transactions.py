@@ -94,7 +94,7 @@ def locked(
         timeout: How long to wait for another run, in seconds.
 
     Raises:
-        TreeError: If it cannot be had.
+        TreeError: If another run holds it for longer than that, or it cannot be locked.
     """
     try:
         descriptor = os.open(top, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
