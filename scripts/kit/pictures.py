@@ -2,11 +2,8 @@
 
 import re
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
-
-from kit import transactions
 
 # Text and axes are drawn in this colour, which the file turns into that of the reader's scheme.
 INK = "#010203"
@@ -84,12 +81,11 @@ def bare(axis: Any) -> None:  # noqa: ANN401
         spine.set_visible(False)
 
 
-def save(figure: Any, file: Path, title: str, description: str) -> None:  # noqa: ANN401
-    """Writes a figure as SVG, with a title and a description for screen readers, and closes it.
+def finish(figure: Any, title: str, description: str) -> str:  # noqa: ANN401
+    """Returns a figure as SVG, with a title and a description for screen readers, and closes it.
 
     Args:
         figure: A figure of matplotlib's.
-        file: The file to write.
         title: What it shows, in a few words.
         description: The same in a sentence or two.
     """
@@ -100,8 +96,7 @@ def save(figure: Any, file: Path, title: str, description: str) -> None:  # noqa
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
     pyplot.close(figure)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    transactions.replace(file, compact(buffer.getvalue(), title, description).encode())
+    return compact(buffer.getvalue(), title, description)
 
 
 def compact(svg: str, title: str, description: str) -> str:

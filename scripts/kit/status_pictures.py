@@ -1,7 +1,6 @@
 """The pictures of the matrix: a grid of all that ran, and two releases before and after."""
 
 import re
-from pathlib import Path
 from typing import Any
 
 from kit import pictures
@@ -29,8 +28,8 @@ TREES = ("pristine", "patched")
 BEFORE_AND_AFTER = ("2.3.1", "2.8.1")
 
 
-def draw_grid(status: Status, catalogue: Catalogue, file: Path) -> None:
-    """Draws a grid for each torch: a cell a layer and release, in the colour of what it does."""
+def draw_grid(status: Status, catalogue: Catalogue) -> str:
+    """Returns a grid for each torch: a cell a layer and release, in the colour of what it does."""
     pyplot = pictures.plotting()
     from matplotlib.patches import Patch
 
@@ -52,9 +51,8 @@ def draw_grid(status: Status, catalogue: Catalogue, file: Path) -> None:
         handles.append(pictures.blank(label))
     figure.legend(handles=handles, loc="lower center", ncols=1, frameon=False)
     figure.tight_layout(rect=(0, 1.25 / figure.get_figheight(), 1, 1))
-    pictures.save(
+    return pictures.finish(
         figure,
-        file,
         "Which classes of PyG race, by release",
         "A row for each release, a column for each class, for each torch. Orange: it races as "
         "released, and no call of the patched one failed. Green: PyG has fixed it. Red: a test "
@@ -109,8 +107,8 @@ def word_of(cell: Cell, layer: str) -> str:
     return races if cell.layers[layer]["status"] == "affected" else fixed
 
 
-def draw_before_and_after(status: Status, catalogue: Catalogue, file: Path) -> None:
-    """Draws how calls of two threads that are forced to meet end, on two releases."""
+def draw_before_and_after(status: Status, catalogue: Catalogue) -> str:
+    """Returns how calls of two threads that are forced to meet end, on two releases, as SVG."""
     # Large letters on a small picture: a phone shows it at half its width.
     pyplot = pictures.plotting(11)
     from matplotlib.patches import Patch
@@ -132,9 +130,8 @@ def draw_before_and_after(status: Status, catalogue: Catalogue, file: Path) -> N
     handles = [Patch(color=ENDS[end], label=end) for end in ends]
     figure.legend(handles=handles, loc="lower center", ncols=3, frameon=False)
     figure.tight_layout(rect=(0, 0.35 / height, 1, 1))
-    pictures.save(
+    return pictures.finish(
         figure,
-        file,
         "Calls of two threads that share a layer, before and after",
         f"PyG {' and '.join(cell.release for cell in chosen)}. As released, the calls of two "
         "threads that meet crash or return another caller's result; patched, all are right.",

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import LAYER, World, refused
-from kit.bench import measure, page
-from kit.commands import bench as bench_verb
+from kit.bench import measure
 from kit.releases import ROOT, Catalogue
 from kit.sources import Source
 from test_console import on_terminal
@@ -94,11 +93,9 @@ def test_bench_says_which_part_of_how_many(
         return {}
 
     monkeypatch.setattr(measure, "measure_part", measure_part)
-    monkeypatch.setattr(bench_verb, "_write", lambda data, catalogue: None)
-    monkeypatch.setattr(page, "read_data", dict)
     told: list[str] = []
     bench = measure.Bench(catalogue, source("sdist"), lambda release: Path(), told.append)
-    bench_verb._measure_page(bench, ("threads", "served"))
+    measure.measure_page(bench, ("threads", "served"), {})
     assert told == ["threads, 1 of 2: under way ...", "served, 2 of 2: under way ..."]
 
 

@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from kit import pages, pictures
@@ -185,8 +184,8 @@ def _short(release: str) -> str:
     return re.sub(r"\.dev\d+$", ".dev", release)
 
 
-def draw(surveys: list[Survey], file: Path) -> None:
-    """Draws the picture: a cell a class and release, in the colour of its word."""
+def draw(surveys: list[Survey]) -> str:
+    """Returns the picture, as SVG: a cell a class and release, in the colour of its word."""
     pyplot = pictures.plotting()
     from matplotlib.patches import Patch
 
@@ -228,9 +227,8 @@ def draw(surveys: list[Survey], file: Path) -> None:
         handles.append(pictures.blank(label))
     figure.legend(handles=handles, loc="lower center", frameon=False)
     figure.tight_layout(rect=(0, 1.5 / figure.get_figheight(), 1, 1))
-    pictures.save(
+    return pictures.finish(
         figure,
-        file,
         "What the layers of PyG leave in self, by release",
         "A row for each class, a column for each release; the colour says whether threads that "
         "share it take each other's values.",

@@ -60,8 +60,8 @@ _TITLES = {
 }
 
 
-def draw(data: dict[str, Any], catalogue: Catalogue, files: dict[str, Path] = PICTURES) -> None:
-    """Draws the pictures of the page."""
+def draw(data: dict[str, Any], catalogue: Catalogue) -> dict[Path, str]:
+    """Returns the pictures of what was measured, as SVG, by the files that the page shows."""
     pictures.plotting()
     drawn = {
         "ratios": _draw_ratios(
@@ -72,8 +72,9 @@ def draw(data: dict[str, Any], catalogue: Catalogue, files: dict[str, Path] = PI
     }
     if "free-threaded" in data:
         drawn["free-threaded"] = _draw_threads(data["free-threaded"])
-    for name, figure in drawn.items():
-        pictures.save(figure, files[name], *_TITLES[name])
+    return {
+        PICTURES[name]: pictures.finish(figure, *_TITLES[name]) for name, figure in drawn.items()
+    }
 
 
 def _tidy(axis: Any) -> None:  # noqa: ANN401

@@ -5,7 +5,7 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import compress
 from pathlib import Path
@@ -95,6 +95,32 @@ def check_parts(parts: Sequence[str], python: Path) -> None:
             f"torch: --python PATH. 'scripts/kit.sh env --torch 2.9.1 --python python3.13t' "
             f"makes one."
         )
+
+
+def measure_page(bench: Bench, parts: Sequence[str], kept: Mapping[str, Any]) -> dict[str, Any]:
+    """Measures what the page is made of.
+
+    Args:
+        bench: What measures.
+        parts: The parts to measure; none of them means all that take no special machine.
+        kept: What was measured before. Of it, what is not measured now is kept where parts are
+            named, and else what is measured only where it is asked for.
+
+    Raises:
+        ToolError: If a program that runs there fails.
+    """
+    rarely = (LARGE, FREE_THREADED)
+    data = {key: part for key, part in kept.items() if parts or key in rarely}
+    chosen = parts or (*PARTS, *([LARGE] if bench.full else []))
+    for number, part in enumerate(chosen):
+        where = f"{part}, {number + 1} of {len(chosen)}"
+        data[part] = measure_part(_telling(bench, where), part)
+    return data
+
+
+def _telling(bench: Bench, where: str) -> Bench:
+    """The same, which says where it is."""
+    return replace(bench, notify=lambda text: bench.notify(f"{where}: {text}"))
 
 
 def measure_part(bench: Bench, part: str) -> dict[str, Any]:

@@ -447,12 +447,11 @@ def _survey_all(
                         surveys.append(survey.survey(root, release.version, python, notify=notify))
                     notify(f"PyG {release.version}: predicting while others work ...")
                     measured.append(outside.measure(root, release.version, python))
-    page.draw(surveys, page.PICTURE)
     files = {
         page.DATA: page.dump(surveys, machine),
         outside.DATA: outside.dump(measured),
         page.PAGE: page.render(surveys, machine, measured),
+        page.PICTURE: page.draw(surveys),
     }
     for file in pages.write(files):
         print_path(file)
-    print_path(page.PICTURE)

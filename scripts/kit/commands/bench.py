@@ -1,6 +1,5 @@
 """`bench`: measure what the patches cost."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,35 +77,20 @@ def bench(
             notify,
             full,
         )
-        if release is None:
-            _measure_page(bench, parts)
-            return
-        result = measure.measure_release(bench, release)
-    _show_ratios(result, catalogue)
-
-
-def _measure_page(bench: measure.Bench, parts: tuple[str, ...]) -> None:
-    kept = page.read_data() if parts or page.DATA.exists() else {}
-    # What is not measured by default is kept; all else is measured anew.
-    rarely = (measure.LARGE, measure.FREE_THREADED)
-    data = kept if parts else {key: part for key, part in kept.items() if key in rarely}
-    default = (*measure.PARTS, *([measure.LARGE] if bench.full else []))
-    chosen = parts or default
-    for number, part in enumerate(chosen):
-        where = f"{part}, {number + 1} of {len(chosen)}"
-        data[part] = measure.measure_part(_telling(bench, where), part)
-    _write(data, bench.catalogue)
-
-
-def _telling(bench: measure.Bench, where: str) -> measure.Bench:
-    """The same, which says where it is."""
-    return replace(bench, notify=lambda text: bench.notify(f"{where}: {text}"))
+        if release is not None:
+            measured = measure.measure_release(bench, release)
+        else:
+            kept = page.read_data() if parts or page.DATA.exists() else {}
+            measured = measure.measure_page(bench, parts, kept)
+    if release is not None:
+        _show_ratios(measured, catalogue)
+    else:
+        _write(measured, catalogue)
 
 
 def _write(data: dict[str, Any], catalogue: Catalogue) -> None:
-    drawing.draw(data, catalogue)
     files = {page.DATA: pages.dump(data), page.PAGE: page.render(data, catalogue)}
-    for file in (*pages.write(files), *drawing.PICTURES.values()):
+    for file in pages.write(files | drawing.draw(data, catalogue)):
         print_path(file)
     if faults := list(page.problems(data, catalogue)):
         raise ProofError(" ".join(faults))

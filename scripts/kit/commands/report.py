@@ -53,13 +53,14 @@ def report(results: Path, render: bool, partial: bool) -> None:
         recorded = status.load(status.DATA)
         environments = status.list_environments()
         gathered, left_out = status.keep(gathered, recorded, catalogue, environments)
-    status_pictures.draw_grid(gathered, catalogue, status.PICTURE)
-    status_pictures.draw_before_and_after(gathered, catalogue, status.BEFORE_AND_AFTER)
-    page = status_page.render(gathered, catalogue)
-    for file in pages.write({status.DATA: status.dump(gathered), status.PAGE: page}):
+    files = {
+        status.DATA: status.dump(gathered),
+        status.PAGE: status_page.render(gathered, catalogue),
+        status.PICTURE: status_pictures.draw_grid(gathered, catalogue),
+        status.BEFORE_AND_AFTER: status_pictures.draw_before_and_after(gathered, catalogue),
+    }
+    for file in pages.write(files):
         print_path(file)
-    print_path(status.PICTURE)
-    print_path(status.BEFORE_AND_AFTER)
     for name in left_out:
         out.print(
             f"Left out: the earlier result of {name}. tox does not list it any more, or the "
