@@ -146,6 +146,19 @@ def test_nothing_of_the_core_imports_a_command() -> None:
         assert imported & upward == set(), name
 
 
+def test_imports_run_down_the_map() -> None:
+    """A module imports what stands below it in the map of CONTRIBUTING.md."""
+    order = {path.stem: number for number, path in enumerate(mapped()) if path.parent == KIT}
+    assert len(order) > 30
+    upward = []
+    for name, imported in GRAPH.items():
+        for other in imported:
+            above, below = name.split(".")[1], other.split(".")[1]
+            if above != below and order[above] > order[below]:
+                upward.append(f"{name} -> {other}")
+    assert upward == []
+
+
 def test_packages_do_not_import_each_other_both_ways() -> None:
     def package(name: str) -> str:
         return name.split(".")[1]

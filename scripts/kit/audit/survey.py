@@ -4,7 +4,7 @@ Puts what their source says (`static`) and what they do (`programs/audit`) toget
 """
 
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from kit.audit import static
 from kit.audit.kinds import REVIEWED, Kind, Write, load_reviewed
 from kit.audit.running import run_program
+from kit.audit.verdict import is_allowed
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,35 @@ def survey(
                 dynamic.setdefault((write["class"], write["attribute"]), []).append(write)
     result.findings = _join(read, dynamic)
     return result
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What races in a tree.
+
+    Attributes:
+        races: What counts against it.
+        left_out: What matters only to who uses that very class.
+        allowed: What the user says is harmless.
+    """
+
+    races: list[Finding]
+    left_out: list[Finding]
+    allowed: list[Finding]
+
+
+def judge(result: Survey, allowed: Collection[str]) -> Judged:
+    """Judges what was found in a tree.
+
+    Args:
+        result: What was found.
+        allowed: The attributes that the user allows, as `Class.attribute` or `Class.*`.
+    """
+    racing = [finding for finding in result.findings if finding.races]
+    left_out = [finding for finding in racing if finding.only_if_used]
+    harmless = [f for f in racing if is_allowed(f"{f.cls}.{f.attribute}", allowed)]
+    races = [finding for finding in racing if finding not in (*left_out, *harmless)]
+    return Judged(races, left_out, harmless)
 
 
 def by_attribute(writes: Iterable[Write]) -> dict[tuple[str, str], Finding]:

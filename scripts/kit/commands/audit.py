@@ -14,7 +14,7 @@ from rich.text import Text
 from kit import environments, pages, patching, releases, sources
 from kit.audit import advice, outside, page, running, survey, text
 from kit.audit.model import Options, audit_model
-from kit.audit.verdict import Verdict, Word, is_allowed, judge
+from kit.audit.verdict import Verdict, Word, judge
 from kit.console import (
     Command,
     find_python,
@@ -268,10 +268,8 @@ def _show_survey(
     allowed: frozenset[str],
 ) -> None:
     show_all, json_file = how
-    racing = [finding for finding in result.findings if finding.races]
-    left_out = [finding for finding in racing if finding.only_if_used]
-    allowed_ones = [f for f in racing if is_allowed(f"{f.cls}.{f.attribute}", allowed)]
-    races = [finding for finding in racing if finding not in (*left_out, *allowed_ones)]
+    judged = survey.judge(result, allowed)
+    races, left_out = judged.races, judged.left_out
     names = sorted({finding.cls for finding in races})
     data = {"races": names, "left_out": sorted({f.cls for f in left_out}), **asdict(result)}
     if not write_json(json_file, data):
@@ -284,8 +282,8 @@ def _show_survey(
             out.print(
                 Text(f"Not counted, since it matters only to who uses it: {finding}. {reason}")
             )
-        if allowed_ones:
-            shown = ", ".join(sorted({f"{f.cls}.{f.attribute}" for f in allowed_ones}))
+        if judged.allowed:
+            shown = ", ".join(sorted({f"{f.cls}.{f.attribute}" for f in judged.allowed}))
             out.print(Text(f"Allowed: {shown}"))
     if names:
         raise ProofError(f"Threads cannot share: {', '.join(names)}.")

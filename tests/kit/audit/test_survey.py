@@ -135,6 +135,22 @@ def test_one_layer_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert asked == [["layers", "--layer=OtherConv"]]
 
 
+def test_what_counts_against_a_tree() -> None:
+    """Not what the user allows, nor what matters only to who uses that class."""
+    race, harmless = survey.Kind.RACE.value, survey.Kind.MEMO.value
+    findings = [
+        survey.Finding(cls, "_value", kind, (), ())
+        for cls, kind in (("A", race), ("B", race), ("C", harmless))
+    ]
+    findings.append(survey.Finding("WLConv", "hashmap", race, (), ()))
+    result = survey.Survey("1.8.0", findings=findings)
+    judged = survey.judge(result, {"B.*"})
+    assert [each.cls for each in judged.races] == ["A"]
+    assert [each.cls for each in judged.allowed] == ["B"]
+    assert [each.cls for each in judged.left_out] == ["WLConv"]
+    assert survey.judge(result, {"A._value", "B._value"}).races == []
+
+
 def test_layers_that_cannot_run_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_with(monkeypatch, XConv={"forms": {"dense": {"error": "ImportError: pyg-lib"}}})
     result = survey.survey(tree(tmp_path), "1.0", Path("python"))
