@@ -68,11 +68,6 @@ class Soak:
     control: dict[str, Any]
 
     @property
-    def all_calls(self) -> int:
-        """How many calls of a layer there were."""
-        return sum(ended["calls"] for ended in self.calls.values())
-
-    @property
     def growth(self) -> int | None:
         """By how many bytes the memory grew after the warm-up; None if the run was too short."""
         if self.seconds < 60 * JUDGED_FROM or self.died:

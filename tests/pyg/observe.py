@@ -356,15 +356,15 @@ def propagate_arguments(layer: str) -> dict[str, Any]:
     conv = get_conv(layer)
     results: dict[str, Any] = {}
 
-    class Found(Exception):
+    class Called(Exception):
         pass
 
     def propagate(*args: Any, **kwargs: Any) -> None:
         results.update(dict(zip(["edge_index"], args)), **kwargs)
-        raise Found
+        raise Called
 
     conv.propagate = propagate
-    with contextlib.suppress(Found):
+    with contextlib.suppress(Called):
         conv(**get_inputs(layer))
     return results
 

@@ -1,7 +1,6 @@
 """What a write to `self` means to threads that share the object: its kind, and why."""
 
 import enum
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,12 +89,6 @@ def load_reviewed() -> tuple[Reviewed, ...]:
         )
         for entry in releases.read_toml(TABLE).get("reviewed", [])
     )
-
-
-def unused(reviewed: Iterable[Reviewed], writes: Iterable[Write]) -> list[Reviewed]:
-    """The entries of the table that none of the writes bears out."""
-    written = {(write.cls, name) for write in writes for name in (write.attribute, "*")}
-    return [entry for entry in reviewed if (entry.cls, entry.attribute) not in written]
 
 
 def _settled(write: RawWrite, every: list[RawWrite]) -> Kind | None:

@@ -41,7 +41,7 @@ def parse(data: dict[str, Any]) -> tuple[list[Survey], str]:
 
 
 # The words of a cell, the worst first, with the letter and the colour of the picture.
-WORDS = {
+LABELS = {
     "race": (pictures.RED, "a call-dependent value is read back, in the class or in one that it "
              "holds, and threads that were forced to interleave took each other's"),
     "race, not run": (pictures.ORANGE, "a race by the rules; the audit cannot run it, or could not "
@@ -71,7 +71,7 @@ def word_of(finding: Finding) -> str:
 
 def labels_of(surveyed: Survey) -> dict[str, str]:
     """The worst word of each class that writes, and of each layer that ran and does not."""
-    order = list(WORDS)
+    order = list(LABELS)
     labels = dict.fromkeys(surveyed.layers, "writes nothing") | dict.fromkeys(
         surveyed.racing, "race"
     )
@@ -115,7 +115,7 @@ def render(surveys: list[Survey], machine: str, measured: list[outside.Outside])
         *outside.render(measured),
         "## All layers by all releases",
         "",
-        *(f"- **{word}**: {text}." for word, (_, text) in WORDS.items()),
+        *(f"- **{word}**: {text}." for word, (_, text) in LABELS.items()),
         "",
         "Of a class with several attributes, the worst one counts. A cell is empty where a "
         "release does not have the class, or where it writes nothing and the audit has no way "
@@ -190,7 +190,7 @@ def draw(surveys: list[Survey]) -> str:
     from matplotlib.patches import Patch
 
     tables = [labels_of(surveyed) for surveyed in surveys]
-    order = list(WORDS)
+    order = list(LABELS)
     names = {name for labels in tables for name in labels}
     worst = {
         name: min(order.index(labels[name]) for labels in tables if name in labels)
@@ -203,7 +203,9 @@ def draw(surveys: list[Survey]) -> str:
     for y, name in enumerate(rows):
         for x, labels in enumerate(tables):
             if name in labels:
-                boxes.setdefault(WORDS[labels[name]][0], []).append((x + 0.05, y + 0.06, 0.9, 0.88))
+                boxes.setdefault(LABELS[labels[name]][0], []).append(
+                    (x + 0.05, y + 0.06, 0.9, 0.88)
+                )
     for colour, shapes in boxes.items():
         pictures.rectangles(axis, shapes, colour)
     axis.set_xlim(0, len(surveys))
@@ -218,7 +220,7 @@ def draw(surveys: list[Survey]) -> str:
     pictures.bare(axis)
     # Words of one colour share an entry.
     entries: dict[str, list[str]] = {}
-    for word, (colour, _) in WORDS.items():
+    for word, (colour, _) in LABELS.items():
         if any(word in labels.values() for labels in tables):
             entries.setdefault(colour, []).append(word)
     handles = [Patch(color=colour, label=", ".join(labels)) for colour, labels in entries.items()]

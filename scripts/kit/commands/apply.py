@@ -194,7 +194,7 @@ def _show_report(report: Report, release: Release, catalogue: Catalogue, how: Ho
         _show_next(tree, release)
 
 
-def _words(how: How) -> dict[bool, tuple[str, str]]:
+def _labels(how: How) -> dict[bool, tuple[str, str]]:
     """What is said of a patch, and in which style, by whether there is something to do."""
     verb = ("would be " if how.check else "") + ("reversed" if how.reverse else "applied")
     return {
@@ -205,7 +205,7 @@ def _words(how: How) -> dict[bool, tuple[str, str]]:
 
 def _show_series(report: Report, how: How) -> None:
     todo = patching.to_do(report.steps, reverse=how.reverse)
-    for is_to_do, (word, style) in _words(how).items():
+    for is_to_do, (word, style) in _labels(how).items():
         series = [
             step.patch.series
             for step in report.steps
@@ -217,7 +217,7 @@ def _show_series(report: Report, how: How) -> None:
 
 def _show_steps(report: Report, how: How) -> None:
     todo = patching.to_do(report.steps, reverse=how.reverse)
-    labels = _words(how)
+    labels = _labels(how)
     for step in report.steps:
         word, style = labels[step.patch in todo]
         if step.state is State.LEFT_OUT:
