@@ -27,6 +27,21 @@ class Outside:
     parts: dict[str, dict[str, Any]]
 
 
+# The parts that explain a model, in the releases up to 2.2.0 and from then on.
+EXPLAINED = ("nn.GNNExplainer", "Explainer, GNNExplainer")
+
+
+def shows_the_race(measured: Outside) -> bool:
+    """Whether predictions go wrong while a model is explained, and after an explanation fails."""
+    parts = [measured.parts[name] for name in EXPLAINED if name in measured.parts]
+    ran = [part for part in parts if "error" not in part]
+    return bool(ran) and all(
+        part.get("silently_wrong", 0) + part.get("crashed", 0) > 10
+        and part["after_a_failure"] in ("silently_wrong", "crashed")
+        for part in ran
+    )
+
+
 def measure(root: Path, release: str, python: Path) -> Outside:
     """Lets another thread predict while the parts of a PyG work.
 

@@ -1,17 +1,23 @@
 """The page on the layers of all releases: its data, its text, its picture."""
 
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from kit import pages, pictures
 from kit.audit import outside
-from kit.audit.kinds import Kind
+from kit.audit.kinds import Kind, load_reviewed
+from kit.audit.outside import Outside
 from kit.audit.survey import Finding, Survey
+from kit.releases import Catalogue
 
 PAGE = pages.DOCS / "audit.md"
 DATA = pages.DOCS / "audit.json"
 PICTURE = pages.DOCS / "audit.svg"
+
+# Whose patches are not for a layer: `outside` tries them.
+NO_LAYER = "Explainer"
 
 
 def dump(surveys: list[Survey], machine: str) -> str:
@@ -38,6 +44,37 @@ def parse(data: dict[str, Any]) -> tuple[list[Survey], str]:
         ]
         surveys.append(Survey(**{**each, "findings": findings}))
     return surveys, data["machine"]
+
+
+def problems(
+    surveys: Sequence[Survey], measured: Sequence[Outside], catalogue: Catalogue
+) -> Iterator[str]:
+    """What of the page does not agree with the patches, or with `audit.toml`; in sentences."""
+    by_release = {each.release: each for each in surveys}
+    disturbed = {each.release for each in measured if outside.shows_the_race(each)}
+    for release in catalogue.releases:
+        surveyed = by_release.get(release.version)
+        if surveyed is None:
+            yield f"PyG {release.version} was not surveyed."
+            continue
+        confirmed = {each.cls for each in surveyed.findings if each.verdict == "confirmed"}
+        # What is no layer is measured in another way.
+        confirmed |= {NO_LAYER} if release.version in disturbed else set()
+        patched = {catalogue.classes[name] for name in release.affected()}
+        for name in sorted(confirmed - patched):
+            yield f"PyG {release.version}: {name} races, and no patch is for it."
+        for name in sorted(patched - confirmed):
+            yield (
+                f"PyG {release.version}: {name} has a patch, and the audit confirms no race in it."
+            )
+    written = {(f.cls, f.attribute, f.kind) for each in surveys for f in each.findings}
+    written |= {(cls, "*", kind) for cls, _, kind in written}
+    for entry in load_reviewed():
+        if (entry.cls, entry.attribute, entry.kind.value) not in written:
+            yield (
+                f"audit.toml has {entry.cls}.{entry.attribute} as '{entry.kind.value}', which no "
+                f"release writes so."
+            )
 
 
 # The words of a cell, the worst first, with the letter and the colour of the picture.

@@ -453,3 +453,5 @@ def _survey_all(
     }
     for file in pages.write(files):
         print_path(file)
+    if faults := list(page.problems(surveys, measured, catalogue)):
+        raise ProofError(" ".join(faults))
