@@ -108,6 +108,14 @@ def test_a_program_that_cannot_run(
     assert "error: The mutants could not be run: MemoryError" in capsys.readouterr().err
 
 
+def test_no_weaker_proof_is_recorded(
+    call: Callable[..., int], capsys: pytest.CaptureFixture[str], stand_in: StandIn
+) -> None:
+    assert call(*ARGUMENTS, stand_in.path, "--record") == 2
+    said = "--record takes no less than 100 rounds of each mutant, and 2 were asked for."
+    assert said in capsys.readouterr().err
+
+
 def test_what_was_seen_is_recorded(
     small_layer: None,
     stand_in: StandIn,
@@ -120,6 +128,7 @@ def test_what_was_seen_is_recorded(
     monkeypatch.setattr(soaking, "DATA", tmp_path / "soak.json")
     monkeypatch.setattr(proofs, "PAGE", tmp_path / "proofs.md")
     stand_in.answer("mutate.py", told(0, 2, 2, 2, 2, 2))
+    monkeypatch.setattr(mutating, "MUTANT_ROUNDS", 2)
     assert call(*ARGUMENTS, stand_in.path, "--record") == 0
     (record,) = pages.read_data(mutating.DATA, "").values()
     assert record["problems"] == [] and len(record["tried"]) == 6

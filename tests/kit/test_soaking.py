@@ -169,6 +169,15 @@ def test_a_deadlock(
     assert soaked.problems() == ["The process died of a deadlock: it ran for 2 s."]
 
 
+@pytest.mark.parametrize("less", [("--minutes", "9.9"), ("--threads", "15")])
+def test_no_weaker_proof_is_recorded(
+    call: Callable[..., int], capsys: pytest.CaptureFixture[str], less: tuple[str, str]
+) -> None:
+    assert call("soak", "1.8.0", "--record", *less) == 2
+    said = "--record takes no less than 16 threads and 10 minutes."
+    assert said in capsys.readouterr().err
+
+
 def test_what_was_measured_is_recorded(
     world: World,
     stand_in: StandIn,

@@ -18,7 +18,7 @@ from kit.console import (
     torch_options,
     write_json,
 )
-from kit.errors import ProofError
+from kit.errors import ProofError, UsageError
 from kit.releases import Catalogue
 
 
@@ -58,6 +58,11 @@ def mutate(
     """Puts the fault back into each patched layer, and sees its threaded test catch it."""
     if record:
         places.need_checkout("mutate --record")
+        if rounds < mutating.MUTANT_ROUNDS:
+            raise UsageError(
+                f"--record takes no less than {mutating.MUTANT_ROUNDS} rounds of each mutant, and "
+                f"{rounds} were asked for. Leave --record out, or name more rounds."
+            )
     catalogue = releases.load()
     chosen = [catalogue.find(version) for version in versions or mutating.ERAS]
     done: list[mutating.Mutation] = []

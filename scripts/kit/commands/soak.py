@@ -18,7 +18,7 @@ from kit.console import (
     torch_options,
     write_json,
 )
-from kit.errors import ProofError
+from kit.errors import ProofError, UsageError
 from kit.releases import Catalogue
 
 
@@ -66,6 +66,11 @@ def soak(
     """Lets many threads share one model with every patched layer, for minutes on end."""
     if record:
         places.need_checkout("soak --record")
+        if minutes < soaking.MINUTES or threads < soaking.THREADS:
+            raise UsageError(
+                f"--record takes no less than {soaking.THREADS} threads and {soaking.MINUTES:g} "
+                f"minutes. Leave --record out, or name more."
+            )
     catalogue = releases.load()
     release = catalogue.find(version or "latest")
     with progress() as notify:
