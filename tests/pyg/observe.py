@@ -154,7 +154,7 @@ def scripted(
 
 @of("compiled")
 def compiled(layer: str) -> Any:
-    """The graph that `torch.compile` hands to any backend, node for node."""
+    """The graph that `torch.compile` passes to any backend, node for node."""
     return compiled_by(layer, None)
 
 
@@ -352,7 +352,7 @@ def custom_classes(layer: str) -> dict[str, Any]:
 
 
 def propagate_arguments(layer: str) -> dict[str, Any]:
-    """What the pristine `forward()` hands to `propagate()`."""
+    """What the pristine `forward()` passes to `propagate()`."""
     conv = get_conv(layer)
     results: dict[str, Any] = {}
 

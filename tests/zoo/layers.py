@@ -278,7 +278,7 @@ def transformer_conv():
 
 @safe(graph, patched=True, quick=True)
 def transformer_conv_patched():
-    """Patched, the attention is handed on in the call."""
+    """Patched, each thread has attention weights of its own."""
     return Weighted(gnn.TransformerConv(8, 4, heads=2))
 
 
