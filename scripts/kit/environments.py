@@ -194,7 +194,7 @@ def make_once(directory: Path, wanted: str, make: Callable[[Path], None]) -> Pat
     if is_whole():
         return python
     try:
-        directory.parent.mkdir(exist_ok=True)
+        directory.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(f"{directory}.lock").acquire()
     except OSError as error:
         raise ToolError(

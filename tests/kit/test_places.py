@@ -96,6 +96,23 @@ def test_an_sdist_and_a_wheel_hold_the_same(
         assert (tools.bin / "pyg-threadsafe").exists()
 
 
+@pytest.mark.parametrize("where", ["PYTHONPATH", "current directory"])
+def test_it_imports_nothing_that_lies_about(package: Package, tmp_path: Path, where: str) -> None:
+    """Its own process, that is: what it starts inherits the variable."""
+    for name in ("click", "filelock", "kit", "rich", "json"):
+        (tmp_path / f"{name}.py").write_text(f"raise SystemExit('not the real {name}')\n")
+    path, cwd = (str(tmp_path), "/") if where == "PYTHONPATH" else ("", tmp_path)
+    for command in (["pyg-threadsafe"], ["python", "-m", "pyg_threadsafe"]):
+        result = subprocess.run(
+            [package.bin / command[0], *command[1:], "apply", VERSION, "--list"],
+            cwd=cwd,
+            env={**os.environ, "PYTHONPATH": path},
+            capture_output=True,
+            text=True,
+        )
+        assert (result.returncode, result.stderr) == (0, "")
+
+
 def test_it_has_all_patches(package: Package, tmp_path: Path) -> None:
     names = {str(patch.relative_to(ROOT)) for patch in (ROOT / "patches").rglob("*.patch")}
     assert names == {
