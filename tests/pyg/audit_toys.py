@@ -342,6 +342,28 @@ class HoldsGenerator(nn.Module):
         return x * 2
 
 
+means = {}
+
+
+class FirstInGlobal(nn.Module):
+    def forward(self, x):
+        n = x.size(1)
+        if n not in means:
+            means[n] = x.mean()
+        return x - means[n]
+
+
+class KeptByAddress(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.means = {}
+
+    def forward(self, x):
+        if id(x) not in self.means:
+            self.means[id(x)] = x.mean()
+        return x - self.means[id(x)]
+
+
 def get_number():
     return 3
 """

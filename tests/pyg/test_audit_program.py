@@ -164,6 +164,21 @@ def test_state_that_calls_carry_on(run_audit: Callable[..., Any]) -> None:
     assert [write["verdict"] for write in audited["writes"]] == ["carried"]
 
 
+def test_a_first_call_that_decides_for_all(run_audit: Callable[..., Any]) -> None:
+    # Nothing of the model is written, and in this process the first call is always the same.
+    audited = get_json(run_audit("model", "toys:FirstInGlobal", "toys:get_inputs", "--calls", "8"))
+    assert audited["writes"] == [] and audited["stress"]["right"] == 8
+    assert audited["first_calls_differ"]
+    assert audited["left_by_first_calls"] == ["toys.means"]
+
+
+def test_what_is_kept_by_address(run_audit: Callable[..., Any]) -> None:
+    arguments = ["toys:get_inputs", "--calls", "8"]
+    assert get_json(run_audit("model", "toys:KeptByAddress", *arguments))["confuses_new_arguments"]
+    toys = get_json(run_audit("model", "toys:Forces", *arguments))
+    assert not toys["confuses_new_arguments"] and not toys["first_calls_differ"]
+
+
 def test_locks_in_opposite_order_hang(run_audit: Callable[..., Any]) -> None:
     audited = get_json(run_audit("model", "toys:TwoLocks", "toys:get_inputs", "--calls", "8"))
     (locks,) = audited["locks"]

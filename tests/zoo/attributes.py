@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from zoo.entries import safe, unsafe
+from zoo.entries import NOT_SHOWN, safe, unsafe
 from zoo.inputs import graph, rows
 
 
@@ -122,6 +122,18 @@ class FlipsDirection(nn.Module):
         out = self.gather(out, edge_index)
         self.flow = "forth"  # blame
         return out
+
+
+@unsafe("wrong", rows, verdicts=(NOT_SHOWN,), says=("on these inputs",), checked="rows are below 1")
+class ReadsRarely(nn.Module):
+    """Every call writes it, and only rows that are in none of the requests let it be read."""
+
+    def forward(self, x):
+        self.mean = x.mean(dim=0)  # blame
+        y = x.relu()
+        if x.max() > 5:
+            y = y - self.mean
+        return y
 
 
 @unsafe("wrong", rows)

@@ -2,6 +2,7 @@
 
 import collections
 import threading
+import weakref
 
 import torch
 from torch import nn
@@ -246,6 +247,62 @@ class OneGraphForAll(nn.Module):
             degree = torch.zeros(5).index_add(0, edge_index[0], torch.ones(edge_index.size(1)))
             self.norm = 1 / (degree + 1)
         return x * self.norm.unsqueeze(1)
+
+
+@unsafe("leaks", rows, truth_inputs=five_rows, says=("means",))
+class KeptByShape(nn.Module):
+    """The mean of the first rows of a size is taken from all rows of that size."""
+
+    def __init__(self):
+        super().__init__()
+        self.means = {}
+
+    def forward(self, x):
+        n = x.size(0)
+        if n not in self.means:
+            self.means[n] = x.mean(dim=0)
+        return x - self.means[n]
+
+
+@unsafe("leaks", rows, checked="whether an address is used again is chance", says=("address",))
+class KeptByAddress(nn.Module):
+    """The mean is kept by `id()`, which rows of a later call have again."""
+
+    def __init__(self):
+        super().__init__()
+        self.means = {}
+
+    def forward(self, x):
+        if id(x) not in self.means:
+            self.means[id(x)] = x.mean(dim=0)
+        return x - self.means[id(x)]
+
+
+class Request:
+    """A request that is an object."""
+
+    def __init__(self, x):
+        self.x = x
+
+
+def request():
+    """A request, other rows in each."""
+    return Request(rows())
+
+
+@safe(request)
+class KeptByRequest(nn.Module):
+    """A weak dictionary forgets what it keeps of a request together with that."""
+
+    def __init__(self):
+        super().__init__()
+        self.means = weakref.WeakKeyDictionary()
+
+    def forward(self, given):
+        mean = self.means.get(given)
+        if mean is None:
+            mean = self.means[given] = given.x.mean(dim=0)
+        return given.x - mean
 
 
 @safe(rows)

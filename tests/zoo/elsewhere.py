@@ -1,5 +1,6 @@
 """Values of a call that are kept where no module registers them."""
 
+import functools
 import os
 import types
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ import torch
 from torch import nn
 
 from zoo.entries import safe, unsafe
-from zoo.inputs import rows
+from zoo.inputs import five_rows, rows
 
 
 class Context:
@@ -235,6 +236,67 @@ class InSingleton(nn.Module):
         Settings().shift = x.mean()  # blame
         y = x.relu()
         return y - Settings().shift
+
+
+_means: dict[int, torch.Tensor] = {}
+
+
+@unsafe("leaks", five_rows, says=("came first", "_means"))
+class FirstInGlobal(nn.Module):
+    """What the first caller leaves in a dictionary of the file is taken by all."""
+
+    def forward(self, x):
+        n = x.size(0)
+        if n not in _means:
+            _means[n] = x.mean(dim=0)
+        return x - _means[n]
+
+
+@unsafe("leaks", five_rows, says=("came first", "norm"))
+class FirstInClass(nn.Module):
+    """The same in the class, which copies of the model share."""
+
+    norm = None
+
+    def forward(self, x):
+        if self.norm is None:
+            type(self).norm = x.mean(dim=0)
+        return x - self.norm
+
+
+_largest = None
+
+
+@functools.lru_cache(maxsize=None)
+def _share(n):
+    return _largest / n
+
+
+@unsafe("leaks", five_rows, says=("came first",))
+class FirstIsMemoised(nn.Module):
+    """A memoised function computes with a global that it does not take as an argument."""
+
+    def forward(self, x):
+        global _largest
+        _largest = x.abs().max()
+        return x / _share(x.size(0))
+
+
+@functools.lru_cache(maxsize=None)
+def _settings():
+    return types.SimpleNamespace(slope=1.0)
+
+
+@safe(rows)
+class MemoisedSettings(nn.Module):
+    """Settings of the process, made on first use, and changed before any call."""
+
+    def __init__(self):
+        super().__init__()
+        _settings().slope = 3.0
+
+    def forward(self, x):
+        return x * _settings().slope
 
 
 @unsafe("wrong", rows)

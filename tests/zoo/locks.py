@@ -183,6 +183,23 @@ class ThreadLocal(nn.Module):
         return y - self.local.mean
 
 
+@safe(rows)
+class BufferOfTheThread(nn.Module):
+    """Each thread makes a buffer of its own, on first use."""
+
+    def __init__(self):
+        super().__init__()
+        self.local = threading.local()
+
+    def forward(self, x):
+        if not hasattr(self.local, "rows"):
+            self.local.rows = torch.zeros(8, 8)
+        mine = self.local.rows[: x.size(0)]
+        mine.copy_(x)
+        total = x.sum()
+        return mine / total
+
+
 _mean: contextvars.ContextVar = contextvars.ContextVar("mean")
 
 

@@ -271,6 +271,11 @@ def _by_cause(reasons: Sequence[Reason], report: Mapping[str, Any]) -> Iterator[
             "What the first call caches is taken for every later one: switch the cache off, such "
             "as `cached=False`, or serve one graph only, and make one call before threads start."
         )
+    if Cause.IDENTITY in causes:
+        yield Advice(
+            "Do not keep values by `id()` or `data_ptr()` of an argument: that is another one's "
+            "once it is gone. Keep them by what it holds, or in a `weakref.WeakKeyDictionary`."
+        )
     if report["random"] and causes & {Cause.WRONG, Cause.RANDOM, Cause.MIXED_UP}:
         yield Advice(
             "Random numbers come from a generator that all threads share. To draw the same in "

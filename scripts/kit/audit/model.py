@@ -59,7 +59,8 @@ def audit_model(
 
     Returns:
         What `programs/audit` says. Each of its `writes` has the `kind` that its source gives it,
-        "" where there is none, and `static` lists what the source can write beside.
+        "" where there is none, and `source_reads`, the lines that read it. `static` lists what
+        the source can write beside.
 
     Raises:
         UsageError: If the model or its inputs cannot be used; the message says why.
@@ -122,8 +123,10 @@ def join(
     order = list(Kind)
     worst: dict[tuple[str, str], Write] = {}
     lines: dict[tuple[str, str], list[tuple[str, int]]] = {}
+    locals_of_threads = set(report.get("thread_locals", ()))
     for write in writes:
-        if write.cls not in classes:
+        holder = f"{write.cls}.{write.attribute.split('.')[0]}"
+        if write.cls not in classes or (holder in locals_of_threads and write.how == "assignment"):
             continue
         key = (write.cls, write.attribute)
         worst[key] = min(worst.get(key, write), write, key=lambda each: order.index(each.kind))
@@ -139,6 +142,8 @@ def join(
         chosen = [worst[key] for key in matching]
         kinds = sorted((each.kind for each in chosen), key=order.index)
         traced["kind"] = kinds[0].value if kinds else ""
+        reads = sorted({read for each in chosen for read in each.reads})
+        traced["source_reads"] = [f"{file}:{line}" for file, line in reads]
     ran = {
         (str(absolute(file, installed)), line)
         for file, numbers in report["ran_lines"].items()

@@ -31,6 +31,7 @@ class Cause(enum.Enum):
     MIXED_UP = "mixed up"
     CARRIED = "carried"
     FIRST_CALL = "first call"
+    IDENTITY = "kept by address"
     DEADLOCK = "deadlock"
     NO_GIL = "written without a lock"
     WRONG = "wrong"
@@ -50,6 +51,7 @@ NOT_SAFE = (
     Cause.MIXED_UP,
     Cause.CARRIED,
     Cause.FIRST_CALL,
+    Cause.IDENTITY,
     Cause.DEADLOCK,
     Cause.NO_GIL,
     Cause.WRONG,
@@ -189,10 +191,18 @@ _HARMLESS_FIRST = ("lazy initialisation", "cache by key", "idempotent", "cache b
 def _of_other_evidence(report: Mapping[str, Any]) -> Iterator[Reason]:
     if report["first_calls_differ"] and not report["nondeterministic"]:
         names = [name_of(write) for write in report["writes"] if write["first_call_only"]]
-        about = f" ({', '.join(names)})" if names else ""
+        names += [name for name in report.get("left_by_first_calls", ()) if name not in names]
+        outside = ": something is kept outside of it, as by a library or a memoised function"
+        about = f" ({', '.join(names[:5])})" if names else outside
         places = tuple(p for w in report["writes"] if w["first_call_only"] for p in places_of(w))
         text = f"What a call returns depends on which call came first{about}."
         yield Reason(Cause.FIRST_CALL, text, places=places)
+    if report.get("confuses_new_arguments"):
+        text = (
+            "Arguments that are equal, but new objects, get another result: something is kept by "
+            "the address of an argument (`id()`, `data_ptr()`), which a later one has again."
+        )
+        yield Reason(Cause.IDENTITY, text)
     for locks in report["locks"]:
         one, other = locks["places"]
         if locks["hung"]:
@@ -361,6 +371,12 @@ def _of_source(report: Mapping[str, Any]) -> Iterator[Reason]:
             text = (
                 f"{name_of(write)} depends on the call by its source, and every call wrote the "
                 f"same value on these inputs: use inputs that differ more, in their sizes, too."
+            )
+            yield Reason(Cause.UNREACHED, text, name_of(write), places_of(write))
+        if write["verdict"] == "not read back" and not write["same"] and write.get("source_reads"):
+            text = (
+                f"Calls write {name_of(write)}, and none of them read it on these inputs, but the "
+                f"source can ({write['source_reads'][0]})."
             )
             yield Reason(Cause.UNREACHED, text, name_of(write), places_of(write))
     for entry in report.get("static", ()):

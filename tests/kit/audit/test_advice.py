@@ -141,6 +141,7 @@ def test_who_reads_what_the_patch_takes_away_is_told(catalogue: Catalogue) -> No
     [
         ({"locks": [{"places": ["a (f)", "b (f)"], "hung": True}]}, "in one order"),
         ({"first_calls_differ": True}, "`cached=False`"),
+        ({"confuses_new_arguments": True}, "weakref.WeakKeyDictionary"),
         ({"nondeterministic": True, "random": ["torch"]}, "torch.Generator()"),
         ({"arguments": {"changed": True, "shared": True}}, "arguments of its own"),
         ({"writes": [write_of("not forced")]}, "--allow CLASS.attribute"),

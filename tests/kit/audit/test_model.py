@@ -60,6 +60,22 @@ def test_what_the_source_can_write_and_the_calls_did_not(own: Path) -> None:
     assert judge(ran).word is Word.SAFE
 
 
+def test_what_the_source_can_read_and_the_calls_did_not(own: Path) -> None:
+    mean = write_of("not read back", written=[["own.py", 7, "forward"]], read=[])
+    report = joined(own, writes=[mean], ran_lines={"own.py": [7, 9]})
+    assert report["writes"][0]["source_reads"] == [f"{own}:11"]
+    verdict = judge(report)
+    assert (verdict.word, verdict.reasons[0].name) == (Word.NOT_SHOWN, "Own.mean")
+
+
+def test_what_each_thread_has_to_itself(own: Path) -> None:
+    own.write_text(SOURCE.replace("self.scale", "self.local.scale"))
+    static_of = joined(own)["static"]
+    assert {entry["attribute"] for entry in static_of} == {"mean", "local.scale"}
+    static_of = joined(own, thread_locals=["Own.local"])["static"]
+    assert [entry["attribute"] for entry in static_of] == ["mean"]
+
+
 def test_a_file_of_a_newer_python(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own.write_text("def f(:\n")
     classes = [{"class": "Own", "module": "own", "file": "own.py"}]

@@ -88,7 +88,13 @@ THING = {"what": "object", "name": "Own.numbers", "kind": "generator", "why": "x
             Cause.CARRIED,
             "as another call has left it",
         ),
-        ({"first_calls_differ": True}, Cause.FIRST_CALL, "which call came first"),
+        ({"first_calls_differ": True}, Cause.FIRST_CALL, "kept outside of it"),
+        (
+            {"first_calls_differ": True, "left_by_first_calls": ["serving._means"]},
+            Cause.FIRST_CALL,
+            "which call came first (serving._means).",
+        ),
+        ({"confuses_new_arguments": True}, Cause.IDENTITY, "by the address of an argument"),
         (
             {"locks": [{"places": ["own.py:3 (f)", "own.py:5 (f)"], "hung": True}]},
             Cause.DEADLOCK,
@@ -142,6 +148,11 @@ def test_not_safe(changes: dict[str, Any], cause: Cause, said: str) -> None:
             Cause.UNREACHED,
             "every call wrote the same value on these inputs",
         ),
+        (
+            {"writes": [write_of("not read back", source_reads=["own.py:12"])]},
+            Cause.UNREACHED,
+            "none of them read it on these inputs, but the source can (own.py:12)",
+        ),
         ({"static": [source_of()]}, Cause.UNREACHED, "(own.py:9), and these calls did not"),
         ({"scripted": [{**CHANGE, "conditional": True}]}, Cause.UNREACHED, "TorchScript"),
         (
@@ -164,6 +175,7 @@ def test_not_shown(changes: dict[str, Any], cause: Cause, said: str) -> None:
         {},
         {"writes": [write_of("refuted", same=True)]},
         {"writes": [write_of("refuted", blocked=4)]},
+        {"writes": [write_of("not read back", same=True, source_reads=["own.py:12"])]},
         {"writes": [write_of("first call", first_call_only=True)]},
         # An item that is added under a check that its key is not there.
         {

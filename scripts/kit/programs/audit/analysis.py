@@ -5,7 +5,7 @@ import copy
 import itertools
 import sys
 import time
-from typing import Any, Callable, Dict, List, Optional, Set, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 
 import torch
 
@@ -14,6 +14,7 @@ from . import (
     copying,
     describing,
     exploring,
+    firsts,
     interleaving,
     listening,
     recording,
@@ -39,9 +40,15 @@ class Audit:
     """One audit; `run` returns what it saw, ready for JSON."""
 
     def __init__(
-        self, subject: Subject, calls: Optional[int], notify: Notify, explores: bool = True
+        self,
+        subject: Subject,
+        calls: Optional[int],
+        notify: Notify,
+        explores: bool = True,
+        first_results: Sequence[firsts.Firsts] = (),
     ) -> None:
         self.subject = subject
+        self.first_results = first_results
         self.explores = explores
         self.calls = calls
         self.notify = notify
@@ -67,11 +74,14 @@ class Audit:
         subject = self.subject
         self.notify("calling the model in one thread")
         arguments = self._call_alone()
+        confuses = self.is_deterministic and firsts.confuses_new_arguments(subject)
+        left = self._left_by_firsts() if self.is_deterministic else None
         methods = list(dict.fromkeys(request.method for request in subject.requests))
         result: Dict[str, Any] = {
             "arguments": arguments,
             "scripted": scripted.read_scripted(subject.module, methods),
             "graph_breaks": _graph_breaks(),
+            "confuses_new_arguments": confuses,
         }
         plain = subject.results
         try:
@@ -79,6 +89,8 @@ class Audit:
                 result.update(self._trace_and_force())
         finally:
             self.watched.restore()
+        result["first_calls_differ"] |= left is not None
+        result["left_by_first_calls"] = left or []
         subject.results = plain
         comparable = self.is_deterministic
         self.notify(f"letting {stress.THREADS} threads share the model")
@@ -140,6 +152,12 @@ class Audit:
         after = state.sources_of_chance()
         self.random |= {name for name in before if before[name] != after.get(name)}
         return result
+
+    def _left_by_firsts(self) -> Optional[List[str]]:
+        """What first calls leave outside of the model; None if no result depends on them."""
+        differing = [each for each in self.first_results if firsts.differ(self.subject, each)]
+        names = dict.fromkeys(name for each in differing for name in firsts.names_left(each))
+        return list(names) if differing else None
 
     def _note_results(self, results: List[Any]) -> None:
         shown = [self.subject.tolerance.shown(result) for result in results]
@@ -206,7 +224,7 @@ class Audit:
             cls
             for child in subject.module.modules()
             for cls in type(child).__mro__
-            if code.is_watched(_file_of(cls))
+            if code.is_watched(code.file_of(cls))
         }
         self.nodes = state.walk(subject.module, state.roots(self.watched.functions, classes))
         self.by_id = state.find_path(self.nodes)
@@ -403,16 +421,12 @@ def _graph_breaks() -> bool:
     return bool(utils is not None and sum(utils.counters["graph_break"].values()))
 
 
-def _file_of(cls: type) -> str:
-    module = sys.modules.get(cls.__module__)
-    return getattr(module, "__file__", None) or "<unknown>.py"
-
-
 def audit(
     subject: Subject,
     calls: Optional[int] = None,
     notify: Notify = lambda _: None,
     explores: bool = True,
+    first_results: Sequence[firsts.Firsts] = (),
 ) -> Dict[str, Any]:
     """Audits a model.
 
@@ -421,8 +435,9 @@ def audit(
         calls: How many calls the stress makes; None for as many as take some seconds.
         notify: Is told what is going on.
         explores: Whether whole calls are run at lines of others as well.
+        first_results: What requests return as the first calls of processes of their own.
 
     Raises:
         Problem: If the model cannot be called, or returns nothing to compare.
     """
-    return Audit(subject, calls, notify, explores).run()
+    return Audit(subject, calls, notify, explores, first_results).run()

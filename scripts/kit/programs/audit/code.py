@@ -40,6 +40,12 @@ _PACKAGES = tuple(_roots("purelib", "platlib"))
 _LEFT_OUT = {"numpy", "scipy", "pandas", "sympy", "sklearn", "numba", "jax", "triton", "opt_einsum"}
 
 
+def file_of(cls: type) -> str:
+    """The file of a class."""
+    module = sys.modules.get(cls.__module__)
+    return getattr(module, "__file__", None) or "<unknown>.py"
+
+
 def is_watched(file: str) -> bool:
     """Whether the code of a file is rewritten: not Python's own, nor torch's but its layers."""
     if file.startswith("<frozen") or file in INSIDE - {INSIDE_MODULE}:
@@ -100,7 +106,7 @@ class Watched:
         """
         files = {code.co_filename for code in ran if is_watched(code.co_filename)}
         by_file: Dict[str, List[types.FunctionType]] = {}
-        for function in _all_functions():
+        for function in all_functions():
             if function.__code__.co_filename in files:
                 by_file.setdefault(function.__code__.co_filename, []).append(function)
         of_files = [function for functions in by_file.values() for function in functions]
@@ -162,7 +168,7 @@ def _is_trivial(code: types.CodeType) -> bool:
     return not operations & changes and not names & (slots.CHANGES | {"setattr"})
 
 
-def _all_functions() -> List[types.FunctionType]:
+def all_functions() -> List[types.FunctionType]:
     """Every function of the process."""
     is_frozen = gc.get_freeze_count() > 0
     if is_frozen:

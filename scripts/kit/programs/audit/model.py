@@ -1,21 +1,26 @@
 """Somebody's model: how it is imported, what it is called with, and what it is made of."""
 
+import contextlib
 import importlib.util
 import inspect
 import platform
 import re
 import sys
+import threading
+import time
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import torch
 
-from . import analysis, copying, explaining
+from . import analysis, copying, explaining, firsts
 from .calls import Problem, Request, Subject, shown_arguments
 from .factories import find, make
 from .places import shown_file
 from .values import Tolerance, opaque_kinds, outline
 
 NUM_INPUTS = 4
+# As many are drawn for first calls, in as many seconds: some have the sizes of others.
+MORE_INPUTS, MORE_SECONDS = 8, 1.0
 
 # Methods that PyG's models document beside forward(), by the class that defines them.
 DOCUMENTED = {
@@ -41,19 +46,31 @@ def get_model(given: str) -> torch.nn.Module:
         return module
 
 
+def _draw(given: str, method: str, i: int) -> Request:
+    torch.manual_seed(i)
+    value = make("INPUTS", given, find("INPUTS", given))
+    if type(value) is tuple:
+        return Request(value, {}, method)
+    if type(value) is dict:
+        return Request((), value, method)
+    return Request((value,), {}, method)
+
+
+def draw_more(given: str, method: str) -> List[Request]:
+    """Makes arguments of more calls, as long as that takes no time and does not fail."""
+    requests = []
+    deadline = time.monotonic() + MORE_SECONDS
+    with contextlib.suppress(Problem):
+        for i in range(NUM_INPUTS, NUM_INPUTS + MORE_INPUTS):
+            if time.monotonic() > deadline:
+                break
+            requests.append(_draw(given, method, i))
+    return requests
+
+
 def get_requests(given: str, method: str) -> List[Request]:
     """Makes the arguments of some calls of a method."""
-    factory = find("INPUTS", given)
-    requests = []
-    for i in range(NUM_INPUTS):
-        torch.manual_seed(i)
-        value = make("INPUTS", given, factory)
-        if type(value) is tuple:
-            requests.append(Request(value, {}, method))
-        elif type(value) is dict:
-            requests.append(Request((), value, method))
-        else:
-            requests.append(Request((value,), {}, method))
+    requests = [_draw(given, method, i) for i in range(NUM_INPUTS)]
     shown = [shown_arguments(request) for request in requests]
     if all(other == shown[0] for other in shown):
         kinds = sorted(set().union(*map(opaque_kinds, shown)) - {"NoneType"})
@@ -110,6 +127,7 @@ class Prepared:
         self.methods: List[str] = []
         self.notes: List[str] = []
         self.is_lazy = False
+        self.firsts: List[firsts.Firsts] = []
 
     def add(self, method: str, inputs: str, is_named: bool) -> None:
         """Takes a method in, if it can be called.
@@ -126,6 +144,8 @@ class Prepared:
             for held in (subject.module.parameters(), subject.module.buffers())
             for parameter in held
         )
+        more = draw_more(inputs, method)
+        answered = firsts.answer(subject, start, more, self._may_try_grad)
         try:
             self._try_call(start)
         except Problem as problem:
@@ -135,6 +155,7 @@ class Prepared:
             last = str(problem).splitlines()[-1]
             self.notes.append(f"{method}() was not called: it failed on these inputs: {last}")
             return
+        self.firsts.append(answered)
         self.methods.append(method)
 
     def _try_call(self, i: int) -> None:
@@ -193,6 +214,19 @@ def get_classes(module: torch.nn.Module) -> List[Dict[str, Any]]:
     return result
 
 
+def get_thread_locals(module: torch.nn.Module) -> List[str]:
+    """The attributes of submodules that each thread has to itself, as `Class.attribute`."""
+    return sorted(
+        {
+            f"{cls.__name__}.{name}"
+            for child in module.modules()
+            for name, value in vars(child).items()
+            if isinstance(value, threading.local)
+            for cls in type(child).__mro__
+        }
+    )
+
+
 def explains_copies() -> bool:
     """Whether the PyG in use, if any, has what its patched explainers use."""
     if "torch_geometric.nn" not in sys.modules:
@@ -235,7 +269,7 @@ def audit_model(
     subject = prepared.subject
     if explainer is not None:
         explaining.check(explainer, subject)
-    audited = analysis.audit(subject, calls, notify)
+    audited = analysis.audit(subject, calls, notify, first_results=prepared.firsts)
     explained = None
     if explainer is not None:
         compares = not audited["nondeterministic"]
@@ -258,6 +292,7 @@ def audit_model(
         "methods": prepared.methods,
         "modules": len(list(module.modules())),
         "classes": get_classes(module),
+        "thread_locals": get_thread_locals(module),
         "lazy": prepared.is_lazy,
         "grad": subject.grad,
         "tolerance": tolerance,

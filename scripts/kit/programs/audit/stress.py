@@ -1,19 +1,12 @@
 """Lets threads share a model at full speed, in a process whose death is a result."""
 
 import collections
-import contextlib
-import faulthandler
-import json
-import os
-import select
-import signal
 import sys
 import threading
 import time
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List
 
-import torch
-
+from . import children
 from .calls import LIMIT, Subject
 from .interleaving import RIGHT, WRONG, count
 from .places import last_line
@@ -37,10 +30,8 @@ def stress(subject: Subject, calls: int, compare: bool = True) -> Dict[str, Any]
         How many `threads` and `calls` there were in how many `seconds`, how they ended, how
         many threads `hung`, the `errors`, and the signal that the process `died` of.
     """
-    uses_cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
-    if not hasattr(os, "fork") or uses_cuda or threading.active_count() > 1:
-        # CUDA, and threads of the model's own, do not survive a fork. Whoever has started this
-        # sees a death of the process.
+    if not children.can_fork():
+        # Whoever has started this sees a death of the process.
         return {**_share(subject, calls, compare), "died": None}
     return _in_child(subject, calls, compare)
 
@@ -121,54 +112,9 @@ def _wait(
 
 
 def _in_child(subject: Subject, calls: int, compare: bool) -> Dict[str, Any]:
-    reader, writer = os.pipe()
-    sys.stderr.flush()
-    process = os.fork()
-    if process == 0:
-        status = 1
-        with contextlib.suppress(BaseException):
-            os.close(reader)
-            faulthandler.disable()
-            # The first thread that needs torch's pool makes it anew after a fork; of several
-            # at once, some find none.
-            torch.set_num_threads(1)
-            result = _share(subject, calls, compare)
-            with os.fdopen(writer, "w") as stream:
-                stream.write(json.dumps(result))
-            status = 0
-        os._exit(status)
-    os.close(writer)
-    text = _read_all(reader, process, SECONDS + 3 * max(LIMIT, subject.limit))
-    _, status = os.waitpid(process, 0)
-    if text:
-        return {**json.loads(text), "died": None}
-    died = _signal_name(status)
+    seconds = SECONDS + 3 * max(LIMIT, subject.limit)
+    result, died = children.run(lambda: _share(subject, calls, compare), seconds)
+    if died is None:
+        return {**result, "died": None}
     nothing: Dict[str, Any] = {**count([]), "threads": THREADS, "seconds": None}
     return {**nothing, "errors": [], "died": died}
-
-
-def _read_all(reader: int, process: int, seconds: float) -> str:
-    """What the child writes until it ends; "" if that takes too long, after which it is ended."""
-    deadline = time.monotonic() + seconds
-    parts: List[bytes] = []
-    with os.fdopen(reader, "rb", 0) as stream:
-        while True:
-            ready, _, _ = select.select([stream], [], [], max(0.0, deadline - time.monotonic()))
-            if not ready:
-                os.kill(process, signal.SIGKILL)
-                return ""
-            part = stream.read(1 << 16)
-            if not part:
-                return b"".join(parts).decode()
-            parts.append(part)
-
-
-def _signal_name(status: int) -> Optional[str]:
-    """The signal that ended a process, or its exit status in words."""
-    if os.WIFSIGNALED(status):
-        number = os.WTERMSIG(status)
-        try:
-            return signal.Signals(number).name
-        except ValueError:
-            return f"signal {number}"
-    return f"exit status {os.WEXITSTATUS(status)}"
