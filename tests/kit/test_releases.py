@@ -10,7 +10,7 @@ import pytest
 from conftest import World
 from kit import releases
 from kit.errors import TreeError, UsageError
-from kit.releases import NO_BLOB, PATCHES, Catalogue, Change, Patch
+from kit.releases import NO_BLOB, PATCHES, ROOT, Catalogue, Change, Patch
 from kit.upstream import topics
 from packaging.version import Version
 
@@ -179,6 +179,14 @@ class TestPatch:
         if patch.is_for_library and patch.series not in by_thread:
             assert not re.search(r"threading|Lock|local\(|global |self\._alpha", code)
         assert not re.search(r"Lock|global ", code)
+
+
+def test_a_message_says_what_and_why_in_a_few_lines(pinned: Catalogue) -> None:
+    learned = (ROOT / "examples" / "new-layer" / "solution").rglob("*.patch")
+    for patch in (*pinned.patches(), *(Patch(file.name, file) for file in learned)):
+        *message, fields = patch.body.split("\n\n")
+        assert fields == "\n".join(f"{name}: {value}" for name, value in patch.fields().items())
+        assert 1 <= len("\n\n".join(message).splitlines()) <= 15, patch.name
 
 
 def test_one_patch_a_variant(pinned: Catalogue) -> None:
