@@ -184,10 +184,11 @@ def make_once(directory: Path, wanted: str, make: Callable[[Path], None]) -> Pat
     python, made_from = directory / "bin" / "python", directory / "made-from.json"
 
     def is_whole() -> bool:
-        if not made_from.exists() or made_from.read_text(encoding="utf-8") != wanted:
-            return False
         try:
-            return run([python, "-I", "-c", ""]).returncode == 0
+            is_current = made_from.read_text(encoding="utf-8") == wanted
+            return is_current and run([python, "-I", "-c", ""]).returncode == 0
+        except FileNotFoundError:  # It is not there, or another run makes it anew just now.
+            return False
         except ToolError:  # The Python that it was made with is gone, and its links lead nowhere.
             return False
 
