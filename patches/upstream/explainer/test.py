@@ -1,4 +1,5 @@
 from concurrent.futures import ThreadPoolExecutor
+from threading import Semaphore
 
 import pytest
 import torch
@@ -39,21 +40,29 @@ def test_predict_while_explaining():
     edge_index = torch.tensor([[0, 1, 2, 3], [0, 0, 1, 1]])
     model = MySharedModel().eval()
     expected = model(x, edge_index)
-    outs = []
+    masked, predicted = Semaphore(0), Semaphore(0)
 
     class MyExplainer(GNNExplainer):
-        def _loss(self, *args):  # The masks are set.
-            with ThreadPoolExecutor(max_workers=1) as executor:
-                outs.append(executor.submit(model, x, edge_index).result())
+        def _loss(self, *args):
+            masked.release()
+            assert predicted.acquire(timeout=10)
             return super()._loss(*args)
 
+    def predict():
+        assert masked.acquire(timeout=10)
+        try:
+            return model(x, edge_index)
+        finally:
+            predicted.release()
+
     explainer = MySharedExplainer(model, MyExplainer(epochs=3))
-    explanation = explainer(x, edge_index)
+    with ThreadPoolExecutor(max_workers=1) as executor:
+        outs = [executor.submit(predict) for _ in range(3)]
+        explanation = explainer(x, edge_index)
 
     assert explanation.edge_mask.size() == (4, )
-    assert len(outs) == 3
     for out in outs:
-        assert torch.equal(out, expected)
+        assert torch.equal(out.result(), expected)
 
 
 def test_failed_explanation_leaves_no_masks():

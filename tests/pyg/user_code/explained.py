@@ -107,6 +107,75 @@ class HeldElsewhere(Net):
         return self.conv2(self.holder.conv(x, edge_index), edge_index)
 
 
+# The layers that classes below find by a name of this module.
+LAYERS = {}
+
+
+def run_first(x, edge_index):
+    return LAYERS["first"](x, edge_index)
+
+
+class Global(Net):
+    """A function that `forward()` calls knows a layer by a global variable."""
+
+    def __init__(self):
+        super().__init__()
+        LAYERS["first"] = self.conv1
+
+    def forward(self, x, edge_index, batch=None):
+        return self.conv2(run_first(x, edge_index).relu(), edge_index)
+
+
+class GlobalInMethod(Net):
+    """The same, in a method that `forward()` of a subclass calls by way of a property."""
+
+    def __init__(self):
+        super().__init__()
+        LAYERS["second"] = self.conv2
+
+    def run_last(self, x, edge_index):
+        return LAYERS["second"](x, edge_index)
+
+    @property
+    def last(self):
+        return self.run_last
+
+
+class CallsInherited(GlobalInMethod):
+    def forward(self, x, edge_index, batch=None):
+        return self.last(self.conv1(x, edge_index).relu(), edge_index)
+
+
+class ClassAttribute(Net):
+    """The class knows the layers of its last model."""
+
+    convs = []
+
+    def __init__(self):
+        super().__init__()
+        type(self).convs = [self.conv1, self.conv2]
+
+    def forward(self, x, edge_index, batch=None):
+        for conv in self.convs:
+            x = conv(x, edge_index)
+        return x
+
+
+class Holds:
+    """A class that is no module's, and a name that it gives to a layer."""
+
+    conv = None
+
+
+class OtherClass(Net):
+    def __init__(self):
+        super().__init__()
+        Holds.conv = self.conv1
+
+    def forward(self, x, edge_index, batch=None):
+        return self.conv2(Holds.conv(x, edge_index).relu(), edge_index)
+
+
 class Remembers(Net):
     """It counts its calls, and keeps what it has computed."""
 
@@ -167,6 +236,10 @@ NETS = (
     PlainList,
     Closure,
     HeldElsewhere,
+    Global,
+    CallsInherited,
+    ClassAttribute,
+    OtherClass,
     Remembers,
     OwnExplained,
     NotExplained,
@@ -283,6 +356,21 @@ def algorithm_of_theirs():
 
 
 @case(since=(2, 3))
+def algorithm_that_looks_at_the_masks():
+    """A loss of theirs, which knows the model by a variable, and looks at its masks."""
+    from torch_geometric.explain import GNNExplainer
+
+    net, looks = Net().eval(), []
+
+    class Looks(GNNExplainer):
+        def _loss(self, *args):
+            looks.append(net.conv1._edge_mask.detach().clone())
+            return super()._loss(*args) + net.conv1._edge_mask.sigmoid().mean()
+
+    return explain(net, Looks(epochs=3)), looks
+
+
+@case(since=(2, 3))
 def pg_explainer():
     from torch_geometric.explain import Explainer, PGExplainer
 
@@ -388,7 +476,8 @@ def heterogeneous(by_name):
             self.net = net
 
         def forward(self, x, edges):
-            return self.net(x, edges)["a"]
+            out = self.net(x, edges)
+            return out["a"] + out["b"]  # Each type of edges counts.
 
     model = Wrapped().eval()
     results = [model(x, edges)]
