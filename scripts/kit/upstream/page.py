@@ -1,12 +1,13 @@
 """What is said of a branch: its description, and the page on what its checks gave."""
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from kit import pages, status
+from kit import pages, releases, status
 from kit.releases import ROOT, Catalogue, Patch, Release
 from kit.upstream.prepared import Prepared
 from kit.upstream.topics import BACKPORT, Topic, folder, load
@@ -36,13 +37,37 @@ def read_data() -> dict[str, Any]:
     return data
 
 
+def digest(name: str) -> str:
+    """Returns a digest of what a branch is made from.
+
+    Args:
+        name: A topic, whose files count, or a backport, for which the patches of its release do.
+    """
+    if name.startswith(BACKPORT):
+        release = releases.load().find(name.removeprefix(BACKPORT))
+        files = [patch.file for patch in release.patches]
+    else:
+        files = sorted(file for file in (folder() / name).iterdir() if file.is_file())
+    whole = hashlib.sha256()
+    for file in files:
+        of_file = hashlib.sha256(file.read_bytes()).hexdigest()
+        whole.update(f"{file.parent.name}/{file.name} {of_file}\n".encode())
+    return whole.hexdigest()
+
+
+def _record_of(name: str) -> dict[str, Any]:
+    """What was recorded of a branch, as it would be made today; {} where its files have changed."""
+    recorded: dict[str, Any] = read_data().get(name, {})
+    return recorded if recorded.get("files") == digest(name) else {}
+
+
 def record(topic: Topic | None, prepared: Prepared, entry: dict[str, Any]) -> Iterator[Path]:
     """Keeps what the checks of a branch gave, in the page and in the description that quotes it.
 
     Yields:
         Each file that was written.
     """
-    data = read_data() | {prepared.topic: entry}
+    data = read_data() | {prepared.topic: {**entry, "files": digest(prepared.topic)}}
     files = {DATA: pages.dump(data), PAGE: render(data)}
     yield from pages.write(files)
     if topic is not None:
@@ -53,13 +78,14 @@ def render(data: dict[str, Any]) -> str:
     """Returns the page on what the checks of each branch gave, in Markdown."""
     topics = [topic for topic in load() if topic.name in data]
     backports = sorted(name for name in data if name.startswith(BACKPORT))
-    text = fill_in("page.md.jinja", data=data, topics=topics, backports=backports)
+    changed = [name for name in data if data[name].get("files") != digest(name)]
+    text = fill_in("page.md.jinja", data=data, topics=topics, backports=backports, changed=changed)
     return _tidy(text)
 
 
 def describe(topic: Topic, prepared: Prepared) -> str:
     """Returns the description of a pull request, in Markdown."""
-    recorded = read_data().get(topic.name, {})
+    recorded = _record_of(topic.name)
     text = fill_in(
         "body.md.jinja",
         topic=topic,
@@ -105,7 +131,7 @@ def describe_backport(
         commits=[patch.subject for patch in taken],
         left_out=prepared.left_out,
         environments=[cell.environment for cell in cells],
-        proof=read_data().get(prepared.topic, {}).get("proof"),
+        proof=_record_of(prepared.topic).get("proof"),
     )
     return _unwrap(_tidy(text))
 

@@ -1,10 +1,13 @@
 """Descriptions, and the page."""
 
+import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 from kit.upstream import page, topics
+from kit.upstream.prepared import Prepared
 
 from .conftest import TOPICS, prepare
 
@@ -27,12 +30,14 @@ def test_description(build: Path, main: Path, name: str) -> None:
     for heading in ("Reproducer", "The test"):
         assert f"### {heading}\n" in body
     recorded = page.read_data()[name]
-    assert recorded["proof"]["reproducer_before"] in body
+    is_of_today = recorded.get("files") == page.digest(name)
+    assert (f"```\n{recorded['proof']['reproducer_before']}\n```" in body) == is_of_today
     # What is mended beside the layers is not timed.
     beside = ("message_passing_fallback", "explainer", "explainer_exception_safety")
     is_timed = topic.patch("fix") is not None and name not in beside
-    assert ("### Cost" in body) == (recorded["cost"] is not None) == is_timed
-    if is_timed:
+    assert (recorded["cost"] is not None) == is_timed
+    assert ("### Cost" in body) == (is_timed and is_of_today)
+    if is_timed and is_of_today:
         for ratio in recorded["cost"]["ratios"]:
             if ratio["variant"] != "unpatched":
                 assert f"{ratio['ratio']:.3f} ({ratio['low']:.3f} to {ratio['high']:.3f})" in body
@@ -55,3 +60,30 @@ def test_page() -> None:
     assert page.PAGE.read_text() == text
     assert "`gatv2_conv` adds a test alone" in text and "`lpformer` adds" not in text
     assert "; 1 test fails on the base" in text and "; 2 tests fail on the base" in text
+
+
+@pytest.mark.parametrize("as_it_was", [True, False])
+def test_only_records_of_the_files_of_today_are_quoted(
+    build: Path, main: Path, monkeypatch: pytest.MonkeyPatch, as_it_was: bool
+) -> None:
+    data = page.read_data()
+    data["lpformer"]["files"] = page.digest("lpformer" if as_it_was else "autoencoder")
+    monkeypatch.setattr(page, "read_data", lambda: data)
+    prepare(build, "lpformer", "--repo", main, "--base", "master")
+    made = Prepared(**json.loads((build / "lpformer" / "prepared.json").read_text()))
+    assert ("### Cost" in page.describe(topics.find("lpformer"), made)) == as_it_was
+    sentence = page.render(data).partition("have changed since: ")[2].partition(".\n")[0]
+    assert ("`lpformer`" in sentence) != as_it_was
+
+
+def test_digest_follows_each_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    shutil.copytree(topics.folder() / "lpformer", tmp_path / "lpformer")
+    before = page.digest("lpformer")
+    monkeypatch.setattr(page, "folder", lambda: tmp_path)
+    assert page.digest("lpformer") == before
+    for file in (tmp_path / "lpformer").iterdir():
+        text = file.read_text()
+        file.write_text(f"{text}\n")
+        assert page.digest("lpformer") != before
+        file.write_text(text)
+    assert page.digest("backport-2.3.1") != page.digest("backport-2.4.0")
