@@ -14,12 +14,15 @@ from __future__ import annotations
 import contextlib
 import copy
 import importlib
+import inspect
 import io
 import json
+import math
 import platform
 import sys
 import tempfile
 import threading
+import typing
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -54,12 +57,12 @@ class Calls:
 class Model(torch.nn.Module):
     """What is shared. One of its layers has attention, unless `plain`."""
 
-    def __init__(self, plain: bool = False) -> None:
+    def __init__(self, plain: bool = False, classes: int = CLASSES) -> None:
         super().__init__()
         attention = nn.GATConv(8, 8, heads=1, add_self_loops=False)
         self.conv1 = nn.GraphConv(8, 8) if plain else attention
         self.norm = torch.nn.BatchNorm1d(8)
-        self.conv2 = nn.GraphConv(8, CLASSES)
+        self.conv2 = nn.GraphConv(8, classes)
         self.calls = Calls()
 
     def forward(
@@ -75,6 +78,11 @@ class Model(torch.nn.Module):
 def plain() -> torch.nn.Module:
     """A model without attention."""
     return Model(plain=True)
+
+
+def even() -> torch.nn.Module:
+    """One whose layers all have the same sizes, as GraphMaskExplainer needed up to 2.5.3."""
+    return Model(plain=True, classes=8)
 
 
 class Case:
@@ -138,8 +146,9 @@ def explain(
     metric: str | None = None,
     kind: str = "model",
     node_mask: str | None = None,
+    index: int | None = None,
 ) -> Part:
-    """An explanation by an algorithm, and what is computed of it."""
+    """An explanation by an algorithm, of all or of one prediction; and a metric of it."""
 
     def part(case: Case) -> None:
         from torch_geometric.explain import Explainer
@@ -163,7 +172,7 @@ def explain(
         if hasattr(explainer.algorithm, "_curr_epoch"):
             train = explainer.algorithm.train
             train(0, case.model, case.x, case.edge_index, target=target)
-        explanation = explainer(case.x, case.edge_index, target=target)
+        explanation = explainer(case.x, case.edge_index, target=target, index=index)
         if metric is not None:
             getattr(torch_geometric.explain, metric)(explainer, explanation)
 
@@ -217,9 +226,12 @@ def summarize(case: Case) -> None:
 
 def profiled(case: Case) -> None:
     """The time of a call."""
-    profileit = importlib.import_module("torch_geometric.profile").timeit
-    with profileit(log=False):
-        case.model(case.x, case.edge_index)
+    timeit = importlib.import_module("torch_geometric.profile").timeit
+    if "log" in inspect.signature(timeit).parameters:
+        with timeit(log=False):
+            case.model(case.x, case.edge_index)
+    else:  # up to 2.1.0
+        timeit()(case.model)(case.x, case.edge_index)
 
 
 def to_hetero(case: Case) -> None:
@@ -294,12 +306,13 @@ PARTS: dict[str, tuple[Part, Callable[[], torch.nn.Module]]] = {
     ),
     "Explainer, AttentionExplainer": (explain(algorithm("AttentionExplainer")), Model),
     "Explainer, CaptumExplainer": (
-        explain(algorithm("CaptumExplainer", "Saliency"), node_mask="attributes"),
+        # Up to 2.4.0, it takes one prediction alone.
+        explain(algorithm("CaptumExplainer", "Saliency"), node_mask="attributes", index=0),
         Model,
     ),
     "Explainer, GraphMaskExplainer": (
         explain(algorithm("GraphMaskExplainer", 2, epochs=2, log=False), node_mask="attributes"),
-        plain,
+        even,
     ),
     "Explainer, DummyExplainer": (
         explain(algorithm("DummyExplainer"), node_mask="attributes"),
@@ -362,8 +375,18 @@ def fail(part: Part, build: Callable[[], torch.nn.Module], number: int) -> str:
     return ""
 
 
+def bring_back_names() -> None:
+    """Gives numpy and torch the names that they had when older releases used them."""
+    for module, names in (("numpy", {"math": math}), ("torch.fx._symbolic_trace", vars(typing))):
+        found = importlib.import_module(module)
+        for name, value in names.items():
+            if not hasattr(found, name):
+                setattr(found, name, value)
+
+
 def main() -> dict[str, Any]:
     """Tries all parts."""
+    bring_back_names()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     parts: dict[str, Any] = {}
