@@ -115,10 +115,15 @@ def find_slot(owner: Any, name: str) -> Optional[Tuple[Any, str]]:
 
 
 def storage_of(value: torch.Tensor) -> int:
-    """What tensors that share their memory have in common."""
+    """What tensors that share their memory have in common: where it begins.
+
+    It is not asked of `untyped_storage()`: in free-threaded Python, torch 2.9.1 ends the process
+    where the object that this returns is freed by another thread than the one that made it.
+    """
     try:
-        storage = getattr(value, "untyped_storage", None) or value.storage
-        return int(storage().data_ptr())
+        if not value.numel():
+            return 0  # has no address
+        return int(value.data_ptr() - value.storage_offset() * value.element_size())
     except Exception:  # sparse tensors and others without one
         return 0
 
