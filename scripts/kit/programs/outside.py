@@ -378,10 +378,10 @@ def fail(part: Part, build: Callable[[], torch.nn.Module], number: int) -> str:
 def bring_back_names() -> None:
     """Gives numpy and torch the names that they had when older releases used them."""
     for module, names in (("numpy", {"math": math}), ("torch.fx._symbolic_trace", vars(typing))):
-        found = importlib.import_module(module)
+        imported = importlib.import_module(module)
         for name, value in names.items():
-            if not hasattr(found, name):
-                setattr(found, name, value)
+            if not hasattr(imported, name):
+                setattr(imported, name, value)
 
 
 def main() -> dict[str, Any]:

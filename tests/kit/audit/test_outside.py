@@ -76,7 +76,7 @@ def test_a_cell_is_empty_only_where_the_release_lacks_the_part() -> None:
     for each in outside.load():
         for name, part in each.parts.items():
             error = part.get("error", LACKING[0])
-            assert any(words in error for words in LACKING), (each.release, name, error)
+            assert any(reason in error for reason in LACKING), (each.release, name, error)
             assert "numpy" not in error and "torch.fx" not in error, (each.release, name, error)
 
 
