@@ -24,6 +24,7 @@ FAMILIES = (
     "attributes",
     "containers",
     "elsewhere",
+    "branches",
     "memory",
     "hooks",
     "locks",

@@ -34,6 +34,7 @@ class Module:
     # What a name stands for, with dots, and the modules imported with a star.
     imports: dict[str, str] = field(default_factory=dict)
     stars: list[str] = field(default_factory=list)
+    tree: ast.Module = field(default_factory=lambda: ast.Module([], []))
 
 
 class Program:
@@ -72,7 +73,7 @@ class Program:
         shown = file
         if self.root is not None and file.is_relative_to(self.root):
             shown = file.relative_to(self.root)
-        module = self._modules[name] = Module(name, shown.as_posix())
+        module = self._modules[name] = Module(name, shown.as_posix(), tree=tree)
         package = name if file.name == "__init__.py" else name.rpartition(".")[0]
         for node in _top_level(tree.body):
             _note(module, node, package)

@@ -2,8 +2,9 @@
 
 import ast
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 from kit.audit.classes import Function, Module, Program
 from kit.audit.notes import ALWAYS, Guards, Notes, Path, RawWrite, Reference, Value
@@ -22,22 +23,31 @@ _NAMED_PARTS = {f"named_{name}" for name in _PARTS} | {"items"}
 _PURE = re.compile(r"(len|int|float|bool|str|tuple|list|dict|set|min|max|abs|sum|range|sorted)$")
 _RANDOM = re.compile(r"rand|normal|uniform|bernoulli|multinomial|dropout|empty|time|seed|uuid")
 
+NONE: Mapping[str, Path] = MappingProxyType({})
+
 
 class Expressions:
     """Looks at expressions, and at what is assigned to."""
 
     def __init__(
-        self, program: Program | None, module: Module, function: Function, shared: int = 0
+        self,
+        program: Program | None,
+        module: Module,
+        function: Function,
+        shared: int | None = 0,
+        others: Mapping[str, Path] = NONE,
     ) -> None:
         self.notes = Notes()
         self._program = program
         self._module = module
         arguments = function.args
         names = [*arguments.posonlyargs, *arguments.args]
-        others = [*arguments.kwonlyargs, arguments.vararg, arguments.kwarg]
-        every = [argument.arg for argument in (*names, *others) if argument]
+        further = [*arguments.kwonlyargs, arguments.vararg, arguments.kwarg]
+        every = [argument.arg for argument in (*names, *further) if argument]
         self._names = {name: Value(varies=True) for name in every}
-        self._names[names[shared].arg] = Value(path=())
+        self._names.update({name: Value(path=path) for name, path in others.items()})
+        if shared is not None:
+            self._names[names[shared].arg] = Value(path=())
         self._guards: Guards = frozenset({ALWAYS})
         self._needs: frozenset[str] = frozenset()
 

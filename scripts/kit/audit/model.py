@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kit.audit import static
+from kit.audit import branches, static
 from kit.audit.kinds import Kind, Write
 from kit.audit.running import ProgramDied, find_installed, run_program
 from kit.errors import TreeError
@@ -77,6 +77,11 @@ def audit_model(
     installed = find_installed(python)
     notify("reading the source")
     join(report, *_read_sources(installed, report))
+    writes, unread = branches.writes_not_made(
+        report["branches"], installed, lambda file: absolute(file, installed)
+    )
+    report["static"] += writes
+    report["unread"] = sorted({*report["unread"], *unread})
     report["installed"] = str(installed) if installed else None
     return report
 

@@ -1,10 +1,10 @@
 """What the statements of a method do to `self`, and under which guards."""
 
 import ast
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from kit.audit.classes import Function, Module, Program
-from kit.audit.expressions import Expressions, key_of
+from kit.audit.expressions import NONE, Expressions, key_of
 from kit.audit.notes import (
     ALWAYS,
     CACHED,
@@ -12,6 +12,7 @@ from kit.audit.notes import (
     TRAINING,
     UNINITIALIZED,
     Guards,
+    Path,
     Value,
     missing_key,
 )
@@ -24,13 +25,19 @@ class Scan(Expressions):
         program: Where functions that are called are looked up; None: nowhere.
         module: The module of the method.
         function: The method, or a function that is given an object that is shared.
-        shared: Which argument that object is.
+        shared: Which argument that object is; None: none.
+        others: Further names that stand for what is shared, and the paths to call it by.
     """
 
     def __init__(
-        self, program: Program | None, module: Module, function: Function, shared: int = 0
+        self,
+        program: Program | None,
+        module: Module,
+        function: Function,
+        shared: int | None = 0,
+        others: Mapping[str, Path] = NONE,
     ) -> None:
-        super().__init__(program, module, function, shared)
+        super().__init__(program, module, function, shared, others)
         self._block(function.body)
 
     def _block(self, body: Iterable[ast.stmt]) -> None:

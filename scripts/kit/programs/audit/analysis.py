@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import functools
 import itertools
 import sys
 import time
@@ -10,6 +11,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 import torch
 
 from . import (
+    branches,
     code,
     copying,
     describing,
@@ -173,10 +175,11 @@ class Audit:
         self.notify("watching what calls read and change")
         # Without a compiler, results may differ in the last bit.
         subject.results = [self._seeded(i) for i in self.indices]
-        ran = code.find_code(lambda: [self._seeded(i) for i in self.indices])
-        self.watched.replace(ran | self._code_of_classes())
+        run = code.find_code(lambda: [self._seeded(i) for i in self.indices])
+        self.watched.replace(run | self._code_of_classes())
         try:
             unwatched = self._trace()
+            ran = self._follow()
         except Problem as problem:
             self.watched.restore()
             return describing.untraced(str(problem))
@@ -198,7 +201,16 @@ class Audit:
             "explored": explored,
             "unwatched": unwatched,
             "ran_lines": ran_lines,
+            "branches": ran,
         }
+
+    def _follow(self) -> Dict[str, Any]:
+        """Which functions and lines ran outside of torch and PyG, on what objects."""
+        tracer = branches.Tracer(self.by_id)
+        with self.watched.paused():
+            for i in self.indices:
+                tracer.run(functools.partial(self._seeded, i))
+        return tracer.shown()
 
     def _seeded(self, i: int) -> Any:
         """Answers a request; what is drawn at random is the same each time."""

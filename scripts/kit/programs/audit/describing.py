@@ -153,6 +153,7 @@ def untraced(problem: str) -> Dict[str, Any]:
         "explored": None,
         "unwatched": [thing],
         "ran_lines": {},
+        "branches": {"files": {}, "objects": []},
     }
 
 

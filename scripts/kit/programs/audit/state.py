@@ -14,7 +14,7 @@ from .values import OPAQUE, attributes, frozen, frozen_reduced, frozen_tensor, i
 MOST = 200_000
 
 # Objects of these modules are made for threads, or are no state of a model's.
-_SAFE = {
+SAFE = {
     "queue",
     "_queue",
     "_thread",
@@ -24,9 +24,9 @@ _SAFE = {
     "weakref",
     "_weakref",
 }
-_SAFE |= {"re", "enum", "concurrent.futures.thread", "multiprocessing.synchronize"}
+SAFE |= {"re", "enum", "concurrent.futures.thread", "multiprocessing.synchronize"}
 
-_LEAVES = (
+LEAVES = (
     *(int, float, bool, str, bytes, complex, type(None), range, slice, type),
     *(torch.Size, torch.dtype, torch.device),
     *(types.BuiltinFunctionType, types.ModuleType),
@@ -99,13 +99,13 @@ def walk(module: torch.nn.Module, extra: List[Node]) -> List[Node]:
     while todo and len(nodes) < MOST:
         node = todo.popleft()
         value = node.value
-        if id(value) in known or isinstance(value, _LEAVES):
+        if id(value) in known or isinstance(value, LEAVES):
             continue
         if isinstance(value, types.FunctionType) and not _has_state(value):
             continue
         known.add(id(value))
         nodes.append(node)
-        if isinstance(value, torch.Tensor) or type(value).__module__ in _SAFE:
+        if isinstance(value, torch.Tensor) or type(value).__module__ in SAFE:
             continue
         is_new = isinstance(value, torch.nn.Module) and value is not node.module
         holder, owner, start = node.module, node.owner, node.path
@@ -144,7 +144,7 @@ def roots(functions: List[types.FunctionType], classes: Set[type]) -> List[Node]
             if name not in function.__globals__:
                 continue
             value = function.__globals__[name]
-            fixed = (types.ModuleType, types.FunctionType, type, *_LEAVES)
+            fixed = (types.ModuleType, types.FunctionType, type, *LEAVES)
             if not isinstance(value, fixed) and not name.startswith("__kit_"):
                 nodes.append(Node(value, function.__globals__, "(global)", name))
     for cls in classes:
@@ -154,7 +154,7 @@ def roots(functions: List[types.FunctionType], classes: Set[type]) -> List[Node]
     return nodes
 
 
-_OF_CLASSES = (types.FunctionType, property, staticmethod, classmethod, *_LEAVES)
+_OF_CLASSES = (types.FunctionType, property, staticmethod, classmethod, *LEAVES)
 
 
 def _names(code: types.CodeType) -> Set[str]:
@@ -170,7 +170,7 @@ def _names(code: types.CodeType) -> Set[str]:
 
 def shallow(value: Any, with_tensors: bool) -> Any:
     """What an object holds itself, such that a change shows: identities, and plain values."""
-    if type(value).__module__ in _SAFE:
+    if type(value).__module__ in SAFE:
         return None
     if isinstance(value, torch.Tensor):
         if not with_tensors:
@@ -256,7 +256,7 @@ def _alive(value: Any) -> Any:
 
 def is_opaque(value: Any) -> bool:
     """Whether an object has state that cannot be looked at, as that of a C extension can."""
-    if isinstance(value, (*_LEAVES, torch.Tensor, torch.nn.Module, *slots.LOCKS)):
+    if isinstance(value, (*LEAVES, torch.Tensor, torch.nn.Module, *slots.LOCKS)):
         return False
     if isinstance(value, (dict, list, tuple, set, frozenset, collections.deque, type)):
         return False
@@ -264,7 +264,7 @@ def is_opaque(value: Any) -> bool:
         return False
     if callable(value) and not isinstance(value, _STATEFUL):
         return False
-    if type(value).__module__ in _SAFE:
+    if type(value).__module__ in SAFE:
         return False
     shown = frozen(value, depth=1)
     return isinstance(shown, tuple) and shown[0] == OPAQUE
