@@ -92,6 +92,11 @@ class File:
             elif not isinstance(node, ast.expr):
                 self._index(list(ast.iter_child_nodes(node)), cls, around, classes)
 
+    @property
+    def is_installed(self) -> bool:
+        """Whether it is a part of an installed package."""
+        return not {"site-packages", "dist-packages"}.isdisjoint(Path(self.shown).parts)
+
     def starts(self) -> Iterator[Spot]:
         """The functions that ran, less those that are a part of another one that did."""
         ran = {spot.function for spot in self.spots if spot.ran is not None}
@@ -277,6 +282,8 @@ def writes_not_made(
         for spot, write in scope.writes:
             if write.line in spot.file.lines or ALWAYS in write.guards:
                 continue
+            if spot.file.is_installed and _registers(write):
+                continue
             touching = [r for r in scope.reads if r[0][: len(write.path)] == write.path]
             training = bool(touching) and all(TRAINING in guards for _, guards in touching)
             is_read = bool(touching) or write.path[-1] in outside
@@ -294,6 +301,16 @@ def writes_not_made(
             )
             entry["written"] = sorted({*entry["written"], place})
     return list(result.values()), unread
+
+
+def _registers(write: RawWrite) -> bool:
+    """Whether it sets an item of a global under a key that is computed: a registry, or a cache.
+
+    Of installed packages, that is believed: they guard it in ways that cannot be told by the
+    source of one function, as einops does its backends.
+    """
+    is_constant = write.key[:1] in "'\"" or write.key.isdigit()
+    return ":" in write.path[0] and bool(write.key) and not is_constant
 
 
 def _scopes(program: Program, walk: Walk) -> dict[object, Scope]:

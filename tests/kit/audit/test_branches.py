@@ -61,6 +61,16 @@ TEXT = """
             return last[n]
         return 1
 
+    def registry(kind):
+        known = last.get(kind)
+        if known is not None:
+            return known
+        for each in kind.bases:
+            if each.name not in last:
+                last[each.key] = each
+        last[kind] = last[kind.base]
+        return last[kind]
+
     def own(x):
         last = {}
         if x.max() > 5:
@@ -134,11 +144,15 @@ class Source:
         return {"name": name, "line": line, "shared": [], "free": [], "own": [], **known}
 
     def unmade(
-        self, *functions: dict[str, Any], lines: tuple[int, ...] = (), objects: Any = ()
+        self,
+        *functions: dict[str, Any],
+        lines: tuple[int, ...] = (),
+        objects: Any = (),
+        shown: str = "own.py",
     ) -> dict[str, list[str]]:
         """The writes that were not made, by name, with their lines."""
         told = {"lines": lines, "functions": functions, "state": ["last"], "holders": ["Keeper"]}
-        given = {"files": {"own.py": told}, "objects": objects}
+        given = {"files": {shown: told}, "objects": objects}
         writes, unread = branches.writes_not_made(given, None, lambda file: self.path)
         assert unread == []
         for write in writes:
@@ -189,6 +203,15 @@ def test_global_variables(source: Source) -> None:
 @pytest.mark.parametrize("name", ["memo", "own", "given", "fails"])
 def test_what_harms_nobody(source: Source, name: str) -> None:
     assert source.unmade(source.function(name)) == {}
+
+
+def test_a_registry_of_an_installed_package(source: Source) -> None:
+    registry = source.function("registry")
+    places = [source.place("last[each.key]"), source.place("last[kind]")]
+    assert source.unmade(registry) == {"own.last": places}
+    assert source.unmade(registry, shown="lib/site-packages/own.py") == {}
+    item = source.function("item")
+    assert source.unmade(item, shown="lib/site-packages/own.py") != {}
 
 
 def test_an_option_that_no_call_gives(source: Source) -> None:
