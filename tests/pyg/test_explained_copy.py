@@ -19,6 +19,7 @@ import logging
 
 import torch
 import torch_geometric.nn as nn
+from torch_geometric.typing import *  # 2.5.0 looks up the types of a subclass in its module.
 
 try:
     from torch_geometric.explain import Explainer, GNNExplainer
