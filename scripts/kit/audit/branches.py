@@ -22,7 +22,7 @@ Objects = Sequence[Mapping[str, Any]]
 
 
 @dataclass(eq=False)
-class Spot:
+class Definition:
     """A function in its file."""
 
     file: "File"
@@ -54,20 +54,23 @@ class File:
 
     shown: str
     module: Module
-    told: Mapping[str, Any]
-    spots: list[Spot] = field(default_factory=list)
+    traced: Mapping[str, Any]
+    definitions: list[Definition] = field(default_factory=list)
     lines: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         classes = {cls.node: cls for cls in self.module.classes}
         self._index(self.module.tree.body, None, (), classes)
-        by_line = {(_first_line(spot.function), spot.function.name): spot for spot in self.spots}
-        for each in self.told["functions"]:
-            spot = by_line.get((each["line"], each["name"]))
-            if spot is not None:
-                spot.ran = each
+        by_line = {
+            (_first_line(definition.function), definition.function.name): definition
+            for definition in self.definitions
+        }
+        for each in self.traced["functions"]:
+            definition = by_line.get((each["line"], each["name"]))
+            if definition is not None:
+                definition.ran = each
         # A statement of several lines ran if one of them did.
-        ran = set(self.told["lines"])
+        ran = set(self.traced["lines"])
         for node in ast.walk(self.module.tree):
             if isinstance(node, ast.stmt):
                 body = getattr(node, "body", None) or getattr(node, "cases", None)
@@ -85,7 +88,9 @@ class File:
     ) -> None:
         for node in nodes:
             if isinstance(node, Function):
-                self.spots.append(Spot(self, node, classes.get(cls) if cls else None, around))
+                self.definitions.append(
+                    Definition(self, node, classes.get(cls) if cls else None, around)
+                )
                 self._index(node.body, None, (*around, node), classes)
             elif isinstance(node, ast.ClassDef):
                 self._index(node.body, node, around, classes)
@@ -97,12 +102,12 @@ class File:
         """Whether it is a part of an installed package."""
         return not {"site-packages", "dist-packages"}.isdisjoint(Path(self.shown).parts)
 
-    def starts(self) -> Iterator[Spot]:
+    def starts(self) -> Iterator[Definition]:
         """The functions that ran, less those that are a part of another one that did."""
-        ran = {spot.function for spot in self.spots if spot.ran is not None}
-        for spot in self.spots:
-            if spot.ran is not None and ran.isdisjoint(spot.around):
-                yield spot
+        ran = {definition.function for definition in self.definitions if definition.ran is not None}
+        for definition in self.definitions:
+            if definition.ran is not None and ran.isdisjoint(definition.around):
+                yield definition
 
 
 def _first_line(function: Function) -> int:
@@ -120,9 +125,11 @@ class Walk:
 
     def __init__(self, program: Program, files: Sequence[File], objects: Objects) -> None:
         self._program = program
-        self._spots = {spot.function: spot for file in files for spot in file.spots}
-        self._scans: dict[Spot, Outer] = {}
-        self.reached: dict[Spot, Guards] = {}
+        self._definitions = {
+            definition.function: definition for file in files for definition in file.definitions
+        }
+        self._scans: dict[Definition, Outer] = {}
+        self.reached: dict[Definition, Guards] = {}
         self._objects = [
             (cls, each["names"])
             for each in objects
@@ -131,61 +138,70 @@ class Walk:
             if file.shown == each["file"] and cls.node.name == each["class"]
         ]
         self._given = _given([file.module.tree for file in files])
-        todo = [(spot, frozenset({ALWAYS})) for file in files for spot in file.starts()]
+        todo = [(definition, frozenset({ALWAYS})) for file in files for definition in file.starts()]
         while todo:
-            spot, guards = todo.pop()
-            known = self.reached.get(spot)
+            definition, guards = todo.pop()
+            known = self.reached.get(definition)
             if known is not None and known <= guards:
                 continue
-            self.reached[spot] = guards if known is None else known & guards
-            for other, inner in self._called(spot):
+            self.reached[definition] = guards if known is None else known & guards
+            for other, inner in self._called(definition):
                 if other.ran is None:
                     other.is_followed = True
-                    todo.append((other, both(inner, self.reached[spot])))
+                    todo.append((other, both(inner, self.reached[definition])))
 
-    def scan(self, spot: Spot) -> Outer:
+    def scan(self, definition: Definition) -> Outer:
         """What a function does."""
-        if spot not in self._scans:
-            others = self._names(spot)
-            is_object = bool(spot.first) and not spot.is_of_class
-            self._scans[spot] = Outer(
+        if definition not in self._scans:
+            others = self._names(definition)
+            is_object = bool(definition.first) and not definition.is_of_class
+            self._scans[definition] = Outer(
                 self._program,
-                spot.file.module,
-                spot.function,
+                definition.file.module,
+                definition.function,
                 0 if is_object else None,
                 others,
-                [*spot.file.told["holders"], *([spot.first] if spot.is_of_class else [])],
-                self._constant(spot),
+                [
+                    *definition.file.traced["holders"],
+                    *([definition.first] if definition.is_of_class else []),
+                ],
+                self._constant(definition),
             )
-        return self._scans[spot]
+        return self._scans[definition]
 
-    def _names(self, spot: Spot) -> dict[str, Attributes]:
+    def _names(self, definition: Definition) -> dict[str, Attributes]:
         """The names in a function that stand for what outlives the call."""
-        module, told = spot.file.module, spot.file.told
-        ran = spot.ran or {"shared": (), "free": ()}
+        module, traced = definition.file.module, definition.file.traced
+        ran = definition.ran or {"shared": (), "free": ()}
         names: dict[str, Attributes] = {}
-        bound = bound_names(spot.function)
-        for name in {*told["state"], *told["holders"], *declared_names(spot.function)} - bound:
+        bound = bound_names(definition.function)
+        for name in {
+            *traced["state"],
+            *traced["holders"],
+            *declared_names(definition.function),
+        } - bound:
             full = module.imports.get(name, f"{module.name}.{name}")
             names[name] = (f"{full.rpartition('.')[0]}:{full.rpartition('.')[2]}",)
-        free = {*ran["free"], *declared_names(spot.function)} - bound
-        for outer in spot.around:
+        free = {*ran["free"], *declared_names(definition.function)} - bound
+        for outer in definition.around:
             for name in bound_names(outer) - bound:
                 names.pop(name, None)
                 if name in free:
                     names[name] = (f"{outer.name}:{name}",)
         for name in ran["shared"]:
-            if name != spot.first:
-                names[name] = (f"{spot.function.name}:{name}",)
-        if spot.is_of_class and spot.cls:
-            names[spot.first] = (f"{module.name}:{spot.cls.node.name}",)
+            if name != definition.first:
+                names[name] = (f"{definition.function.name}:{name}",)
+        if definition.is_of_class and definition.cls:
+            names[definition.first] = (f"{module.name}:{definition.cls.node.name}",)
         return names
 
-    def _constant(self, spot: Spot) -> set[str]:
+    def _constant(self, definition: Definition) -> set[str]:
         """The arguments that keep their defaults, as no call in these files gives them."""
-        given = self._given.get(spot.function.name)
-        arguments = spot.function.args
-        if given is None or (spot.cls and self._program.is_module(self._program.mro(spot.cls))):
+        given = self._given.get(definition.function.name)
+        arguments = definition.function.args
+        if given is None or (
+            definition.cls and self._program.is_module(self._program.mro(definition.cls))
+        ):
             return set()
         positional = [*arguments.posonlyargs, *arguments.args]
         first = len(positional) - len(arguments.defaults)
@@ -193,37 +209,39 @@ class Walk:
         named = zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
         optional.update({arg.arg: len(positional) for arg, value in named if value is not None})
         count, names = given
-        count += bool(spot.first)
+        count += bool(definition.first)
         return {name for name, i in optional.items() if i >= count and name not in names}
 
-    def _called(self, spot: Spot) -> Iterator[tuple[Spot, Guards]]:
-        scan = self.scan(spot)
-        if spot.cls is not None:
-            mro = [base for base in self._program.mro(spot.cls) if isinstance(base, Class)]
+    def _called(self, definition: Definition) -> Iterator[tuple[Definition, Guards]]:
+        scan = self.scan(definition)
+        if definition.cls is not None:
+            mro = [base for base in self._program.mro(definition.cls) if isinstance(base, Class)]
             for reference in scan.notes.references:
                 for base in mro[1:] if reference.is_super else mro:
-                    method = self._spots.get(base.methods.get(reference.name, spot.function))
-                    if method is not None and method is not spot:
+                    method = self._definitions.get(
+                        base.methods.get(reference.name, definition.function)
+                    )
+                    if method is not None and method is not definition:
                         yield method, reference.guards
                         break
         for call, guards in scan.calls:
-            if call.lineno not in spot.file.lines:
-                for other in self._targets(spot, call):
+            if call.lineno not in definition.file.lines:
+                for other in self._targets(definition, call):
                     yield other, guards
 
-    def _targets(self, spot: Spot, call: ast.Call) -> Iterator[Spot]:
+    def _targets(self, definition: Definition, call: ast.Call) -> Iterator[Definition]:
         """What a call that was not made can call, by its name."""
         name = ast.unparse(call.func)
         is_dotted = all(part.isidentifier() for part in name.split("."))
-        resolved = self._program.resolve(spot.file.module, name) if is_dotted else ""
-        if isinstance(resolved, Function) and resolved in self._spots:
-            yield self._spots[resolved]
+        resolved = self._program.resolve(definition.file.module, name) if is_dotted else ""
+        if isinstance(resolved, Function) and resolved in self._definitions:
+            yield self._definitions[resolved]
         elif isinstance(call.func, (ast.Attribute, ast.Name)):
             short = name.split(".")[-1]
             for cls, held_as in self._objects:
                 for wanted in [short, *(["__call__"] if short in held_as else [])]:
-                    if wanted in cls.methods and cls.methods[wanted] in self._spots:
-                        yield self._spots[cls.methods[wanted]]
+                    if wanted in cls.methods and cls.methods[wanted] in self._definitions:
+                        yield self._definitions[cls.methods[wanted]]
 
 
 def _given(trees: Sequence[ast.Module]) -> dict[str, tuple[int, set[str]]]:
@@ -249,7 +267,7 @@ def both(inner: Guards, outer: Guards) -> Guards:
 class Scope:
     """What reaches one piece of state: writes, reads."""
 
-    writes: list[tuple[Spot, RawWrite]] = field(default_factory=list)
+    writes: list[tuple[Definition, RawWrite]] = field(default_factory=list)
     reads: list[tuple[Attributes, Guards]] = field(default_factory=list)
 
 
@@ -268,10 +286,10 @@ def writes_not_made(
     """
     program = Program(installed)
     files, unread = [], []
-    for shown, told in sorted(branches["files"].items()):
+    for shown, traced in sorted(branches["files"].items()):
         path = absolute(shown)
         try:
-            files.append(File(shown, program.add(path), told))
+            files.append(File(shown, program.add(path), traced))
         except TreeError:
             unread.append(str(path))
     walk = Walk(program, files, branches["objects"])
@@ -279,10 +297,10 @@ def writes_not_made(
     outside = _read_from_outside(walk)
     for scope in _scopes(program, walk).values():
         every = [write for _, write in scope.writes]
-        for spot, write in scope.writes:
-            if write.line in spot.file.lines or ALWAYS in write.guards:
+        for definition, write in scope.writes:
+            if write.line in definition.file.lines or ALWAYS in write.guards:
                 continue
-            if spot.file.is_installed and _registers(write):
+            if definition.file.is_installed and _registers(write):
                 continue
             touching = [r for r in scope.reads if r[0][: len(write.path)] == write.path]
             training = bool(touching) and all(TRAINING in guards for _, guards in touching)
@@ -290,8 +308,8 @@ def writes_not_made(
             kind, reason = classify(write, every, is_read, training)
             if kind is not Kind.RACE:
                 continue
-            holder, attribute = _name(spot, write)
-            place = f"{spot.file.shown}:{write.line}"
+            holder, attribute = _name(definition, write)
+            place = f"{definition.file.shown}:{write.line}"
             entry = result.setdefault(
                 (holder, attribute),
                 {
@@ -315,54 +333,63 @@ def _registers(write: RawWrite) -> bool:
 
 def _scopes(program: Program, walk: Walk) -> dict[object, Scope]:
     scopes: dict[object, Scope] = {}
-    for spot, guards in walk.reached.items():
-        notes = walk.scan(spot).notes
+    for definition, guards in walk.reached.items():
+        notes = walk.scan(definition).notes
         # What classes inherit from each other are one piece of state.
-        bases = [b for b in program.mro(spot.cls) if isinstance(b, Class)] if spot.cls else []
+        bases = (
+            [b for b in program.mro(definition.cls) if isinstance(b, Class)]
+            if definition.cls
+            else []
+        )
         family = bases[-1] if bases else None
 
         def scope(path: Attributes, family: Class | None = family) -> Scope:
             return scopes.setdefault(path[0] if ":" in path[0] else family, Scope())
 
         for write in notes.writes:
-            if _is_shared(program, spot, write.path):
+            if _is_shared(program, definition, write.path):
                 inner = RawWrite(**{**vars(write), "guards": both(write.guards, guards)})
-                scope(write.path).writes.append((spot, inner))
+                scope(write.path).writes.append((definition, inner))
         for path, _, inner_guards in notes.reads:
             scope(path).reads.append((path, both(inner_guards, guards)))
     return scopes
 
 
-def _is_shared(program: Program, spot: Spot, path: Attributes) -> bool:
+def _is_shared(program: Program, definition: Definition, path: Attributes) -> bool:
     """Whether what a path begins with is shared."""
-    ran = spot.ran or {"shared": (), "own": ()}
-    name = path[0].partition(":")[2] if ":" in path[0] else spot.first
+    ran = definition.ran or {"shared": (), "own": ()}
+    name = path[0].partition(":")[2] if ":" in path[0] else definition.first
     rest = path[1:] if ":" in path[0] else path
     if f"{name}.{'.'.join(rest[:1])}" in ran["own"]:
         return False
     if ":" in path[0] or path[0] == "__class__":
         return True
-    is_module = spot.cls is not None and program.is_module(program.mro(spot.cls))
-    return name in ran["shared"] or (spot.is_followed and not is_module)
+    is_module = definition.cls is not None and program.is_module(program.mro(definition.cls))
+    return name in ran["shared"] or (definition.is_followed and not is_module)
 
 
 def _read_from_outside(walk: Walk) -> set[str]:
     """The attributes that functions read of other objects than their own."""
     names = set()
-    for spot in walk.reached:
-        nodes = list(ast.walk(spot.function))
+    for definition in walk.reached:
+        nodes = list(ast.walk(definition.function))
         called = {id(node.func) for node in nodes if isinstance(node, ast.Call)}
         for node in nodes:
             if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
                 base = node.value.id if isinstance(node.value, ast.Name) else ""
-                if id(node) not in called and base not in {spot.first, *spot.file.module.imports}:
+                if id(node) not in called and base not in {
+                    definition.first,
+                    *definition.file.module.imports,
+                }:
                     names.add(node.attr)
     return names - {""}
 
 
-def _name(spot: Spot, write: RawWrite) -> tuple[str, str]:
+def _name(definition: Definition, write: RawWrite) -> tuple[str, str]:
     """What holds the state, and the attribute."""
     holder, _, name = write.path[0].rpartition(":")
     if holder:
         return holder, ".".join([name, *write.path[1:]])
-    return spot.cls.node.name if spot.cls else spot.function.name, ".".join(write.path)
+    return definition.cls.node.name if definition.cls else definition.function.name, ".".join(
+        write.path
+    )
