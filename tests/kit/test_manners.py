@@ -12,7 +12,7 @@ from kit.bench import measure
 from kit.releases import ROOT, Catalogue
 from kit.sources import Source
 from test_console import on_terminal
-from test_help import VERBS
+from test_help import ALL
 
 ESCAPE = "\x1b"
 
@@ -47,7 +47,7 @@ def arguments(verb: str, tree: Path) -> list[str]:
     return [*verb.split(), *(places.get(word, word) for word in CALLS[verb])]
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", ALL)
 def test_quiet_and_without_a_terminal(world: World, tree: Path, verb: str) -> None:
     """Results and errors alone, and no escape code, whatever FORCE_COLOR says."""
     env = {"FORCE_COLOR": "1", "PYG_THREADSAFE_GIT_URL": world.upstream.as_uri()}
@@ -62,7 +62,7 @@ def test_quiet_and_without_a_terminal(world: World, tree: Path, verb: str) -> No
             assert (result.returncode, result.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", ALL)
 def test_no_color(world: World, tree: Path, verb: str) -> None:
     """On a terminal, too, there is no escape code then, not even of progress."""
     env = {"PYG_THREADSAFE_GIT_URL": world.upstream.as_uri(), "COLUMNS": "80"}
@@ -99,7 +99,7 @@ def test_bench_says_which_part_of_how_many(
     assert told == ["threads, 1 of 2: under way ...", "served, 2 of 2: under way ..."]
 
 
-JSON = [verb for verb in VERBS if any("--json" in option.opts for option in VERBS[verb].params)]
+JSON = [verb for verb in ALL if any("--json" in option.opts for option in ALL[verb].params)]
 
 
 def test_verbs_with_json() -> None:
