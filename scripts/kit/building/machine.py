@@ -73,22 +73,24 @@ def _max_jobs() -> int:
     return int(named)
 
 
-# torch's build tools import pkg_resources, or not: they know it best.
+# torch's build tools import pkg_resources, or not: they know it best. They come first, since
+# setuptools leaves distutils to Python itself once somebody looks for pip.
 _FIND_MISSING = """
 import importlib.util, sys
-missing = [name for name in sys.argv[1:] if importlib.util.find_spec(name) is None]
-if "wheel" in missing and importlib.util.find_spec("setuptools") is not None:
-    if importlib.util.find_spec("setuptools.command.bdist_wheel") is not None:
-        missing.remove("wheel")
-if "pkg_resources" in missing:
-    missing.remove("pkg_resources")
-if "pkg_resources" in sys.argv and not missing:
+names = sys.argv[1:]
+without = []
+if "pkg_resources" in names:
+    names.remove("pkg_resources")
     try:
         import torch.utils.cpp_extension
     except ImportError as error:
         if error.name == "pkg_resources":
-            missing.append(error.name)
-print(*missing)
+            without.append(error.name)
+missing = [name for name in names if importlib.util.find_spec(name) is None]
+if "wheel" in missing and importlib.util.find_spec("setuptools") is not None:
+    if importlib.util.find_spec("setuptools.command.bdist_wheel") is not None:
+        missing.remove("wheel")
+print(*(missing or without))
 """
 
 

@@ -126,6 +126,19 @@ def test_an_old_torch_wants_pkg_resources(bare: Path) -> None:
     machine.check_packages(interpreter, ("pkg_resources",))
 
 
+def test_looking_for_pip_does_not_stop_setuptools(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Up to Python 3.11, setuptools cannot be imported in a process that has looked for pip."""
+    utils = tmp_path / "torch" / "utils"
+    utils.mkdir(parents=True)
+    (utils.parent / "__init__.py").touch()
+    (utils / "cpp_extension.py").write_text("import setuptools\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    interpreter = environments.describe(Path(sys.executable))
+    machine.check_packages(interpreter, ("pip", "setuptools", "wheel", "pkg_resources"))
+
+
 def test_a_cache_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", sys.executable)
     (tmp_path / "Python.h").touch()
