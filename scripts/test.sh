@@ -35,8 +35,9 @@ done
 source "$(dirname -- "$self")/environment.sh"
 tools_python test
 cd "$root" || exit
-# The tests are about what lies here. Without asserts, they would all pass.
-unset PYTHONPATH PYTHONHOME PYTHONOPTIMIZE
+# The tests are about what lies here. Without asserts, they would all pass; without bytecode,
+# each of the thousand processes that they start would compile the kit once more.
+unset PYTHONPATH PYTHONHOME PYTHONOPTIMIZE PYTHONDONTWRITEBYTECODE
 if [ "${1:-}" = --environment ]; then exec "$python" -m tox run -e "$2"; fi
 status=0
 if [ "${1:-}" = --coverage ]; then
