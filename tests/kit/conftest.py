@@ -43,7 +43,7 @@ description = "a small one"
 """
 
 
-def git(*arguments: str, cwd: Path) -> str:
+def git(*arguments: str | Path, cwd: Path) -> str:
     env = {
         **{key: value for key, value in os.environ.items() if not key.startswith("GIT_")},
         "GIT_CONFIG_GLOBAL": os.devnull,
@@ -187,9 +187,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> World:
             )
         )
     # There is no archive of the nightly: nothing asks for it.
-    nightly = {"version": "2.1.0.dev20260101", "tag": None}
-    nightly["archive"] = f"pyg_nightly-{nightly['version']}.tar.gz"
-    records.append(dataclasses.replace(records[-1], **nightly))
+    version = "2.1.0.dev20260101"
+    archive = f"pyg_nightly-{version}.tar.gz"
+    records.append(dataclasses.replace(records[-1], version=version, tag=None, archive=archive))
     head = 'optional = ["faster"]\n\n[classes]\ngatv2_conv = "GATv2Conv"\n\n'
     head += '[series]\ngatv2_conv = "the fix"\n'
     head += 'faster = "less time"\n'

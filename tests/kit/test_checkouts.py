@@ -212,7 +212,7 @@ def test_a_commit_that_fails_leaves_a_checkout_as_it_was(
     )
     shim.chmod(0o755)
     path = {"PATH": f"{shims}{os.pathsep}{os.environ['PATH']}"}
-    options = ["1.8.0", "--dest", dest, *(["--reverse"] if reverse else [])]
+    options = ["1.8.0", "--dest", str(dest), *(["--reverse"] if reverse else [])]
     refused(world.apply(*options, env=path), 5, "'git update-ref' failed")
     assert (shims / "once").exists()
     after = tree_of(dest), git("rev-parse", "HEAD", cwd=dest), git("status", "-s", cwd=dest)

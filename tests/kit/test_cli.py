@@ -188,10 +188,10 @@ def test_a_disk_without_space(world: World, tree: Path, tmp_path: Path, full: st
         if full == "tree":
             place = small / "tree"
             shutil.copytree(tree, place)
-        options = ["--tree", place]
+        options = ["--tree", str(place)]
         if full in ("dest", "cache"):
             options = ["--source", "sdist"]
-            options += ["--dest", small / "pyg" if full == "dest" else tmp_path / "pyg"]
+            options += ["--dest", str((small if full == "dest" else tmp_path) / "pyg")]
         if full == "cache":
             env = {"PYG_THREADSAFE_CACHE": str(small / "cache")}
         if full == "TMPDIR":

@@ -37,7 +37,9 @@ def test_table_of_releases(pinned: Catalogue) -> None:
     for name, races, fix in re.findall(
         r"^\| `(\w+)`[^|]* \| ([^|]+) \| ?([\d.]*) ?\|$", README, re.M
     ):
-        first, last = re.fullmatch(r"(\S+) (?:to (\S+)|and newer)", races).groups()  # type: ignore[union-attr]
+        span = re.fullmatch(r"(\S+) (?:to (\S+)|and newer)", races)
+        assert span is not None
+        first, last = span.groups()
         end = versions.index(last) if last else len(versions) - 1
         stated[name] = versions[versions.index(first) : end + 1]
         fixed[name] = fix or None

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 from conftest import VERSION_FILE, library, write
-from kit import environments, places
+from kit import environments, places, processes
 from kit.building import extensions
 from kit.errors import ToolError
 from kit.releases import Catalogue
@@ -69,7 +69,7 @@ def test_tools_whatever_the_user_has_set(
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
     python = environments.tools(["pyg_threadsafe_small==1.0"], Path(sys.executable), print)
-    result = environments.run([python, "-I", "-c", "import pyg_threadsafe_small"])
+    result = processes.run([python, "-I", "-c", "import pyg_threadsafe_small"])
     assert result.returncode == 0, result.stderr
     with pytest.raises(ToolError, match="'pip install' said: ERROR: No matching distribution"):
         environments.tools(["pyg_threadsafe_small==2.0"], Path(sys.executable), print)
@@ -123,7 +123,7 @@ def test_the_shared_environment(
     assert call("env", "--torch", "1.0", "--python", own / "bin" / "python", "--link") == 0
     assert capsys.readouterr().err == ""
     program = "import torch, pyg_threadsafe_small; print(torch.__version__)"
-    command = [own / "bin" / "python", "-I", "-c", program]
+    command = [str(own / "bin" / "python"), "-I", "-c", program]
     assert subprocess.run(command, capture_output=True, text=True).stdout == "1.0\n"
 
     def built(names: list[extensions.Extension], *_: object, **__: object) -> list[Path]:

@@ -87,7 +87,7 @@ def test_what_may_be_left_out_is_in_brackets(verb: str) -> None:
 
 
 def run(*arguments: str, **env: str) -> str:
-    command = [ROOT / "scripts" / "kit.sh", *arguments]
+    command = [str(ROOT / "scripts" / "kit.sh"), *arguments]
     environment = {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", **env}
     return subprocess.run(
         command, env=environment, check=True, capture_output=True, text=True

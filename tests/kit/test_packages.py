@@ -1,13 +1,12 @@
 """Other people's packages: their pins, how outcomes are compared, and the page."""
 
-import dataclasses
 import hashlib
 import io
 import json
 import sys
 import tarfile
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +35,19 @@ def write(path: Path, sha256: str = "0" * 64, asks: str = ">=2.3", dependencies:
     return file
 
 
-def outcome(**fields: object) -> Outcome:
-    values = {"package": "somebody", "version": "1.0", "asks": ">=2.3", "layers": ("FAConv",)}
-    counts = {"same": 3, "failed": 0, "skipped": 0, "differ": ()}
-    return Outcome(**{
-        **values, "ran": "tests", "release": "2.3.1", "torch": "2.13.0", **counts, **fields
-    })  # fmt: skip
+OUTCOME = Outcome(
+    package="somebody",
+    version="1.0",
+    asks=">=2.3",
+    layers=("FAConv",),
+    ran="tests",
+    release="2.3.1",
+    torch="2.13.0",
+    same=3,
+    failed=0,
+    skipped=0,
+    differ=(),
+)
 
 
 def test_the_pins_name_releases_and_layers_of_the_kit() -> None:
@@ -120,15 +126,16 @@ def test_a_report_of_pytest_is_read(tmp_path: Path) -> None:
 
 def test_new_outcomes_replace_old_ones() -> None:
     pin = Package("somebody", "1.0", "0" * 64, ">=2.3", ("2.3.1", "2.4.0"), ("FAConv",), ())
-    old = [asdict(outcome(release="2.4.0")), asdict(outcome(release="2.3.1", same=1))]
-    gone = [asdict(outcome(version="0.9")), asdict(outcome(package="nobody"))]
-    merged = packages.merge([*old, *gone], [asdict(outcome())], [pin])
+    old = [replace(OUTCOME, release="2.4.0"), replace(OUTCOME, same=1)]
+    gone = [replace(OUTCOME, version="0.9"), replace(OUTCOME, package="nobody")]
+    merged = packages.merge([asdict(each) for each in (*old, *gone)], [asdict(OUTCOME)], [pin])
     assert [(each["release"], each["same"]) for each in merged] == [("2.3.1", 3), ("2.4.0", 3)]
 
 
 def test_problems_are_told_apart() -> None:
-    assert "once patched: test_a, test_b." in packages.problem(outcome(differ=("test_a", "test_b")))
-    assert "none of its tests works on the released PyG" in packages.problem(outcome(same=0))
+    differ, none = replace(OUTCOME, differ=("test_a", "test_b")), replace(OUTCOME, same=0)
+    assert "once patched: test_a, test_b." in packages.problem(differ)
+    assert "none of its tests works on the released PyG" in packages.problem(none)
 
 
 def test_the_page_is_what_its_data_say() -> None:
@@ -213,10 +220,10 @@ def test_its_tests_run_on_both_trees(
     (outcome,) = packages.compare(somebody, catalogue, source("sdist"), python, told.append)
     assert (outcome.ran, outcome.release, outcome.torch) == ("tests", "1.8.0", "2.13.0+cpu")
     assert (outcome.same, outcome.failed, outcome.differ) == (1, 0, ("tests.test_it.test_layer",))
-    none = dataclasses.replace(somebody, tests=("tests/test_it.py::test_nothing",))
+    none = replace(somebody, tests=("tests/test_it.py::test_nothing",))
     with pytest.raises(ToolError, match="No test of somebody ran: "):
         packages.compare(none, catalogue, source("sdist"), python, told.append)
-    gone = dataclasses.replace(somebody, sha256="0" * 64)
+    gone = replace(somebody, sha256="0" * 64)
     with pytest.raises(ToolError, match="The sdist of somebody could not be downloaded: "):
         packages.compare(gone, catalogue, source("sdist"), python, told.append)
     with pytest.raises(ToolError, match=r"could not be made: .* PyPI has the versions of packages"):
@@ -226,7 +233,7 @@ def test_its_tests_run_on_both_trees(
 @pytest.fixture
 def models(somebody: Package, shared: StandIn, monkeypatch: pytest.MonkeyPatch) -> StandIn:
     """A package whose models are run, and an environment that has it."""
-    pinned = dataclasses.replace(somebody, tests=())
+    pinned = replace(somebody, tests=())
     monkeypatch.setattr(packages, "load", lambda: [pinned])
     monkeypatch.setattr(packages, "environment", lambda *arguments: shared.path)
     return shared
@@ -277,7 +284,7 @@ def test_what_was_seen_is_recorded(
     monkeypatch.setattr(packages, "DATA", tmp_path / "packages.json")
     monkeypatch.setattr(packages, "PAGE", tmp_path / "packages.md")
     if before != "nothing":
-        old = [asdict(outcome(package="gone"))]
+        old = [asdict(replace(OUTCOME, package="gone"))]
         packages.DATA.write_text(pages.dump({"stamp": {}, "outcomes": old}))
     models.answer("drive.py", {"json": {"a": "sha256 1"}})
     assert call(*COMMAND, "--record") == 0

@@ -54,12 +54,12 @@ class Package:
 
     def install(self, *arguments: str | Path, cwd: Path) -> None:
         """Lets pip install it; pip gets what it needs from PyPI, as it does for everybody."""
-        pip = [self.bin / "python", "-m", "pip", "install", "--quiet"]
-        subprocess.run([*pip, *arguments], check=True, cwd=cwd)
+        pip = ["-m", "pip", "install", "--quiet"]
+        subprocess.run([self.bin / "python", *pip, *arguments], check=True, cwd=cwd)
 
     def run(self, cwd: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
         """Runs the command in another directory."""
-        command = [self.bin / "pyg-threadsafe", *arguments]
+        command = [str(self.bin / "pyg-threadsafe"), *arguments]
         return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
 
 

@@ -1,5 +1,6 @@
 """The records of data files: what is wrong is named by file, field and value."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ def test_malformed_topic(
         topics.load()
 
 
-def write_topic(patches: Path, record: dict[str, object]) -> None:
+def write_topic(patches: Path, record: Mapping[str, object]) -> None:
     file = patches / "upstream" / "topics.toml"
     file.parent.mkdir(exist_ok=True)
     # What Python writes of strings, numbers and lists of them is TOML as well.

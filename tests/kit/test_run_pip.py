@@ -1,6 +1,7 @@
 """What is kept of the user's settings for pip."""
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import World
 from kit.processes import pip
-from kit.programs.run_pip import kept_settings
+from kit.releases import ROOT
 
 # As pip prints it; the values of the last two were given in several lines of a file.
 LISTING = r"""
@@ -29,6 +30,7 @@ WARNING: something that pip says
 
 
 def test_kept_settings() -> None:
+    kept_settings = runpy.run_path(str(ROOT / "scripts/kit/programs/run_pip.py"))["kept_settings"]
     kept = {
         "PIP_CERT": "/etc/ssl/certs.pem",
         "PIP_FIND_LINKS": "\n/one\n/two",

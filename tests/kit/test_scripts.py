@@ -11,7 +11,7 @@ import sys
 import tempfile
 import venv
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,7 +56,7 @@ def clone(tmp_path: Path) -> Path:
 
 
 def run(
-    command: list[str | Path], cwd: Path | None = None, **env: str
+    command: Sequence[str | Path], cwd: Path | None = None, /, **env: str
 ) -> "subprocess.CompletedProcess[str]":
     inherited = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     return subprocess.run(
@@ -154,7 +154,9 @@ def test_too_old_a_python(clone: Path, tmp_path: Path) -> None:
 
 def test_no_git(clone: Path, tmp_path: Path) -> None:
     for program in ("bash", "dirname", "env"):
-        (tmp_path / program).symlink_to(shutil.which(program))
+        path = shutil.which(program)
+        assert path is not None
+        (tmp_path / program).symlink_to(path)
     result = run([clone / "scripts" / "apply.sh", "2.4.0"], PATH=str(tmp_path))
     assert result.returncode == 5
     assert result.stderr.startswith("error: git was not found.")
@@ -229,7 +231,7 @@ def test_quiet_first_use(small: SmallClone, option: str) -> None:
 
 
 def test_environment_is_kept_while_it_is_good(small: SmallClone) -> None:
-    command = ["bash", "-c", 'umask 022 && exec "$0"', small.root / "scripts" / "kit.sh"]
+    command = ["bash", "-c", 'umask 022 && exec "$0"', str(small.root / "scripts" / "kit.sh")]
     index = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": small.wheels.as_uri()}
     assert "first use" in run(command, PIP_CONFIG_FILE=os.devnull, **index).stderr
     (first,) = small.made
@@ -337,7 +339,7 @@ def test_doors_take_a_link_and_any_directory(tmp_path: Path, door: str) -> None:
     (work / "link").symlink_to(Path("..") / "bin" / "relative")
     run([ROOT / door, "--help"])  # The first use of a clone sets up the tools, and says so.
     for command in ("./link", work / "link", bin_directory / "relative"):
-        result = run([command, "--help"], cwd=work, CDPATH=f"{ROOT}:{work}")
+        result = run([command, "--help"], work, CDPATH=f"{ROOT}:{work}")
         assert (result.returncode, result.stderr) == (0, "")
         assert "Exit codes" in result.stdout
 
@@ -345,7 +347,7 @@ def test_doors_take_a_link_and_any_directory(tmp_path: Path, door: str) -> None:
 def test_relative_path_with_cdpath(small: SmallClone) -> None:
     """Where `cd` prints the directory that it goes to, the clone's path is still right."""
     small.make_environment()
-    result = run(["scripts/kit.sh"], cwd=small.root, CDPATH=str(small.root))
+    result = run(["scripts/kit.sh"], small.root, CDPATH=str(small.root))
     assert (result.returncode, result.stdout) == (0, "it is here\n"), result.stderr
 
 
@@ -377,13 +379,14 @@ def test_kit_does_not_import_what_lies_about(tmp_path: Path, where: str) -> None
     folder.mkdir(parents=True)
     for name in ("click", "filelock", "kit", "rich", "sitecustomize", "usercustomize", "json"):
         (folder / f"{name}.py").write_text(f"raise SystemExit('not the real {name}')\n")
-    env = {"PYTHONPATH": {"PYTHONPATH": str(folder)}, "user's site": {"PYTHONUSERBASE": tmp_path}}
+    user = {"PYTHONUSERBASE": str(tmp_path)}
+    env = {"PYTHONPATH": {"PYTHONPATH": str(folder)}, "user's site": user}
     # A release's patches are listed without a child process; `validate` runs git and pip.
     for arguments in (["apply", "2.4.0", "--list"], ["validate", "--help"]):
         result = run(
             [ROOT / "scripts" / "kit.sh", *arguments],
-            cwd=folder if where == "current directory" else None,
-            **{name: str(value) for name, value in env.get(where, {}).items()},
+            folder if where == "current directory" else None,
+            **env.get(where, {}),
         )
         assert (result.returncode, result.stderr) == (0, "")
 

@@ -1,5 +1,6 @@
 """The served model: how answers are counted, what is refused, and one run of all of it."""
 
+import importlib.metadata
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import textwrap
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from kit import environments, releases
 from kit.errors import ToolError
@@ -285,7 +287,7 @@ def test_verdict(
 
 @pytest.mark.parametrize("busy, warns", [(3.0, False), (87.0, True)])
 def test_a_busy_machine_is_told(monkeypatch: pytest.MonkeyPatch, busy: float, warns: bool) -> None:
-    monkeypatch.setattr(compare.psutil, "cpu_percent", lambda interval: busy)
+    monkeypatch.setattr(psutil, "cpu_percent", lambda interval: busy)
     assert ("87 %" in compare.busy_warning()) == warns
 
 
@@ -302,7 +304,7 @@ def test_table_fits_a_terminal() -> None:
 
 
 def test_json_holds_all_rounds(pinned: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compare.importlib.metadata, "version", lambda name: f"1.0 of {name}")
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: f"1.0 of {name}")
     both = comparison(outcome(90, 8, 2), outcome(100), rounds=2)
     result = compare.as_json(both, pinned.find("2.4.0"), "run.sh 2.4.0", {"clients": 8})
     result = json.loads(json.dumps(result))
@@ -399,7 +401,8 @@ def test_the_whole_of_it(tmp_path: Path) -> None:
     if not (shared / "made-from.json").exists():
         pytest.skip("needs torch, which is not got for this alone; 'scripts/kit.sh env' gets it")
     file = tmp_path / "result.json"
-    command = [EXAMPLE / "run.sh", "2.4.0", "--seconds", "3", "--rounds", "1", "--json", file]
+    command = [str(EXAMPLE / "run.sh"), "2.4.0", "--seconds", "3", "--rounds", "1"]
+    command += ["--json", str(file)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert max(map(len, ended.stdout.splitlines())) <= 80

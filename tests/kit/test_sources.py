@@ -39,7 +39,7 @@ def test_auto_prefers_git_and_falls_back(world: World, tmp_path: Path) -> None:
 def test_offline_uses_the_cache_alone(world: World, tmp_path: Path) -> None:
     for kind in ("git", "sdist"):
         unreachable = {"PIP_FIND_LINKS": str(tmp_path / "nowhere")}
-        options = ["1.8.0", "--source", kind, "--dest", tmp_path / kind]
+        options = ["1.8.0", "--source", kind, "--dest", str(tmp_path / kind)]
         refused(world.apply(*options, "--offline"), 3, "--offline", "Call this once without")
         assert world.apply(*options).returncode == 0
         shutil.rmtree(tmp_path / kind)
@@ -55,7 +55,7 @@ def test_an_sdist_that_is_not_as_pinned(world: World, tmp_path: Path, known_to_p
     sdist = make_sdist(index, "1.8.0")
     sdist.write_bytes(sdist.read_bytes() + b"\0")
     dest = tmp_path / "pyg"
-    options = ["1.8.0", "--source", "sdist", "--dest", dest]
+    options = ["1.8.0", "--source", "sdist", "--dest", str(dest)]
     if known_to_pip:
         result = world.apply(*options, env={"PIP_FIND_LINKS": str(index)})
         refused(result, 3, "not what its pin says", "expected sha256", "found")
@@ -132,7 +132,7 @@ def test_two_runs_at_once_share_a_cache(world: World, tmp_path: Path, kind: str)
 @pytest.mark.parametrize("kind", ["auto", "git", "sdist"])
 def test_an_address_that_runs_a_program(world: World, tmp_path: Path, url: str, kind: str) -> None:
     marker = tmp_path / "marker"
-    options = ["apply", "1.8.0", "--source", kind, "--dest", tmp_path / "pyg"]
+    options = ["apply", "1.8.0", "--source", kind, "--dest", str(tmp_path / "pyg")]
     result = world.run(*options, f"--git-url={url.format(marker)}")
     refused(result, 2, "is no address of a git repository")
     env = {"PYG_THREADSAFE_GIT_URL": url.format(marker)} if url else {}
@@ -168,8 +168,8 @@ def commit_something_else(repository: Path) -> None:
 
 
 def damage_a_pack(repository: Path) -> None:
-    (pack,) = [*repository.glob("objects/pack/*.pack")] or [None]
-    file = pack or next(f for f in repository.glob("objects/??/*"))
+    packs = [*repository.glob("objects/pack/*.pack")]
+    (file,) = packs or [next(repository.glob("objects/??/*"))]
     file.chmod(0o644)
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
@@ -253,7 +253,7 @@ def test_a_relative_cache(world: World, tmp_path: Path) -> None:
 
 def test_a_directory_in_the_place_of_an_archive(world: World, tmp_path: Path) -> None:
     (world.cache / "archives" / "torch_geometric-1.8.0.tar.gz").mkdir(parents=True)
-    options = ["1.8.0", "--source", "sdist", "--dest", tmp_path / "pyg"]
+    options = ["1.8.0", "--source", "sdist", "--dest", str(tmp_path / "pyg")]
     refused(world.apply(*options, "--offline"), 3, "not what its pin says")
     assert world.apply(*options).returncode == 0
 

@@ -1,5 +1,6 @@
 """Files that are written all or none, whatever ends the run, and by whomever it is called."""
 
+import functools
 import json
 import os
 import shutil
@@ -31,11 +32,14 @@ from kit import applying, checkouts, interrupts, patching, transactions
 from kit.applying import How
 from kit.errors import TreeError
 from kit.releases import Catalogue
+from kit.sources import Source
 from kit.transactions import Wanted
 
 # What Python reports of itself when it is about to change a file system or start a program.
-CHANGES = ("os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir", "os.chmod", "os.chown")
-CHANGES += ("os.utime", "os.symlink", "subprocess.Popen", "open")
+CHANGES = (
+    *("os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir", "os.chmod", "os.chown"),
+    *("os.utime", "os.symlink", "subprocess.Popen", "open"),
+)
 
 
 def run_until(step: int, act: Callable[[], object], number: int = signal.SIGKILL) -> int:
@@ -80,16 +84,15 @@ def test_every_step_in_a_tree(
 ) -> None:
     release = catalogue.find("1.8.0")
     cache = tree / "torch_geometric" / "nn" / "conv" / "__pycache__"
+
+    def change(reverse: bool) -> None:
+        how = How(reverse=reverse)
+        applying.apply_to_tree(tree, release, catalogue, release.patches, how)
+
     before = tree_of(tree)
-    applying.apply_to_tree(tree, release, catalogue, release.patches, How())
+    change(reverse=False)
     after = tree_of(tree)
-    patch, undo = (
-        lambda: applying.apply_to_tree(tree, release, catalogue, release.patches, How()),
-        lambda: applying.apply_to_tree(
-            tree, release, catalogue, release.patches, How(reverse=True)
-        ),
-    )
-    act, back = (undo, patch) if reverse else (patch, undo)
+    act, back = functools.partial(change, reverse), functools.partial(change, not reverse)
     old, new = (after, before) if reverse else (before, after)
     reports = set()
     for step in range(1, 500, 1 if number == signal.SIGKILL else 4):
@@ -125,7 +128,7 @@ def test_every_step_in_a_tree(
 
 
 def test_every_step_in_a_checkout(
-    world: World, tmp_path: Path, catalogue: Catalogue, source: Callable[..., object]
+    world: World, tmp_path: Path, catalogue: Catalogue, source: Callable[..., Source]
 ) -> None:
     release = catalogue.find("1.8.0")
     dest = tmp_path / "pyg"
@@ -154,7 +157,7 @@ def test_every_step_in_a_checkout(
 
 
 def test_every_step_of_a_new_checkout(
-    tmp_path: Path, catalogue: Catalogue, source: Callable[..., object]
+    tmp_path: Path, catalogue: Catalogue, source: Callable[..., Source]
 ) -> None:
     release = catalogue.find("1.8.0")
     place = source("sdist")
@@ -337,7 +340,9 @@ def test_a_file_that_cannot_keep_its_owner(
         state = real(path, **options)
         if path != tree / LAYER:
             return state
-        return os.stat_result((*state[:4], 1234, 4321, *state[6:]), state.__reduce__()[1][1])
+        made_of = state.__reduce__()
+        assert isinstance(made_of, tuple)
+        return os.stat_result((*state[:4], 1234, 4321, *state[6:]), made_of[1][1])
 
     monkeypatch.setattr(Path, "stat", of_another)
     before = tree_of(tree)

@@ -245,6 +245,6 @@ def test_what_a_branch_calls(source: Source) -> None:
 def test_a_file_that_does_not_parse(tmp_path: Path) -> None:
     path = tmp_path / "own.py"
     path.write_text("def f(:\n", encoding="utf-8")
-    told = {"lines": [], "functions": [], "state": [], "holders": []}
+    told: dict[str, list[object]] = {"lines": [], "functions": [], "state": [], "holders": []}
     given = {"files": {"own.py": told}, "objects": []}
     assert branches.writes_not_made(given, None, lambda file: path) == ([], [str(path)])

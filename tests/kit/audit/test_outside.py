@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from conftest import StandIn
+from kit import environments
 from kit.audit import outside
 from kit.audit.outside import Outside
 from kit.errors import ToolError
@@ -49,7 +50,7 @@ def test_releases_that_say_the_same_share_a_column() -> None:
 
 def test_a_program_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     failed = subprocess.CompletedProcess([], 1, "", "ImportError: no torch")
-    monkeypatch.setattr(outside.environments, "run_pyg", lambda *_, **__: failed)
+    monkeypatch.setattr(environments, "run_pyg", lambda *_, **__: failed)
     with pytest.raises(ToolError, match=r"PyG 1\.0 .* could not be measured: .*no torch"):
         outside.measure(tmp_path, "1.0", tmp_path / "python")
 

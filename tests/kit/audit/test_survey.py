@@ -11,6 +11,7 @@ from conftest import LAYER as LAYER_FILE
 from conftest import StandIn, World, library, refused, write
 from kit import releases, sources
 from kit.audit import outside, page, survey
+from kit.audit.kinds import Kind
 
 LAYER = """
 from torch_geometric.nn.conv import MessagePassing
@@ -137,7 +138,7 @@ def test_one_layer_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_what_counts_against_a_tree() -> None:
     """Not what the user allows, nor what matters only to who uses that class."""
-    race, harmless = survey.Kind.RACE.value, survey.Kind.MEMO.value
+    race, harmless = Kind.RACE.value, Kind.MEMO.value
     findings = [
         survey.Finding(cls, "_value", kind, (), ())
         for cls, kind in (("A", race), ("B", race), ("C", harmless))
@@ -279,7 +280,7 @@ def test_the_patch_of_a_race_is_named(
     forms = {"dense": {"writes": [{**FORCED, **place, "class": "GATv2Conv"}, other]}}
     stand_in.answer("audit", {"json": {**RAN, "layers": {"GATv2Conv": {"forms": forms}}}})
     (root / LAYER_FILE).write_text("")
-    options = ("--path", root, "--python", stand_in.path, *["--all"] * show_all)
+    options = ["--path", str(root), "--python", str(stand_in.path), *["--all"] * show_all]
     result = world.run("audit", *options)
     assert result.returncode == 1
     assert "  Patch GATv2Conv:\n" in result.stdout

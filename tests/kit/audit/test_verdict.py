@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from kit.audit.verdict import Cause, Word, is_allowed, judge
 
-STRESS = {
+STRESS: dict[str, object] = {
     **{"threads": 8, "seconds": 1.5, "calls": 800, "right": 800, "crashed": 0},
     **{"silently_wrong": 0, "hung": 0, "errors": [], "died": None, "compared": True},
 }

@@ -48,7 +48,12 @@ def make_extension(index: Path, name: str, setup: str = "") -> Extension:
 
 
 def build(
-    extensions: Sequence[Extension], cache: Path, target: Target = TARGET, **options: object
+    extensions: Sequence[Extension],
+    cache: Path,
+    target: Target = TARGET,
+    *,
+    offline: bool = False,
+    find_links: str | None = None,
 ) -> tuple[list[Path], dict[str, str]]:
     """Builds, and returns the wheels and the last word on each package."""
     last: dict[str, str] = {}
@@ -57,7 +62,8 @@ def build(
         target,
         cache,
         lambda package, state, done: last.update({package: state}),
-        **options,  # type: ignore[arg-type]
+        offline=offline,
+        find_links=find_links,
     )
     return wheels, last
 

@@ -24,7 +24,7 @@ def test_the_oldest_glibc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     # What auditwheel prints, in its form; and what it says of what it cannot read.
     told = json.dumps({"versioned_symbols": symbols})
     python = script(tmp_path / "python", f"echo '{told}'")
-    monkeypatch.setattr(portability.sys, "executable", str(python))
+    monkeypatch.setattr(sys, "executable", str(python))
     assert portability.needs(wheel) == (
         "runs on glibc 2.14 and a libstdc++ that has GLIBCXX_3.4.30, or newer"
     )

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,7 @@ from kit.building import wheels as pyg_wheels
 from kit.building.cuda import Cuda, Target
 from kit.commands import build as command
 from kit.errors import ProofError, ToolError
+from kit.processes import run
 from kit.releases import Catalogue, Release
 from packaging.specifiers import SpecifierSet
 from test_proving import proof
@@ -113,8 +114,8 @@ def test_refusals_with_a_torch(
 
 
 def test_pyg_alone_wants_no_torch(world: World, tmp_path: Path) -> None:
-    arguments = ["1.8.0", "--source", "sdist", "--extensions", "none", "--out", tmp_path / "out"]
-    result = world.run("build", *arguments)
+    arguments = ["1.8.0", "--source", "sdist", "--extensions", "none"]
+    result = world.run("build", *arguments, "--out", tmp_path / "out")
     assert result.returncode == 0, result.stderr
     assert "not imported: that takes a torch" in result.stdout
     assert result.stdout.splitlines()[-1] == f"  pip install --no-deps {tmp_path / 'out'}/*.whl"
@@ -145,8 +146,8 @@ def test_what_is_printed_of_extensions(
     made = [tmp_path / "a.whl", tmp_path / "b.whl"]
     for wheel in made:
         wheel.touch()
-    cuda = {"torch": "2.1.0+cu118", "torch_pin": "2.1.0+cu118", "cuda": "11.8"}
-    torch = dataclasses.replace(INTERPRETER, **cuda)
+    version = "2.1.0+cu118"
+    torch = dataclasses.replace(INTERPRETER, torch=version, torch_pin=version, cuda="11.8")
     result = command._Result(made, {"b.whl"}, ["torch_geometric"], None)
     for keeps in (False, True):
         command._show(result, Target(torch, None), tmp_path, catalogue, keeps_torch=keeps)
@@ -171,8 +172,9 @@ def test_the_threaded_tests_run_on_a_gpu(
     right: int,
 ) -> None:
     monkeypatch.setenv("PIP_FIND_LINKS", str(world.index))
-    torch = {"torch": "2.14.1+cu130", "torch_pin": "2.14.1", "cuda": "13.0", "gpus": gpus}
-    interpreter = dataclasses.replace(INTERPRETER, **torch)
+    interpreter = dataclasses.replace(
+        INTERPRETER, torch="2.14.1+cu130", torch_pin="2.14.1", cuda="13.0", gpus=gpus
+    )
     cuda = Cuda(tmp_path, "13.0", ("9.0",), (), tmp_path / "cuobjdump")
     describe = environments.describe
 
@@ -214,18 +216,18 @@ def test_a_wheel_that_cannot_be_made(
 ) -> None:
     monkeypatch.setenv("PIP_FIND_LINKS", str(world.index))
     release = catalogue.find("1.8.0")
-    run, materialize = pyg_wheels.run, sources.materialize
+    materialize = sources.materialize
 
     def without_a_backend(release: Release, source: sources.Source, tree: Path) -> None:
         materialize(release, source, tree)
         (tree / "pyproject.toml").write_text("[build-system]\nrequires = [\n")
 
     def without_wheel(
-        command: list[str | Path], **options: dict[str, str]
+        command: Sequence[str | Path], *, env: Mapping[str, str] | None = None
     ) -> "subprocess.CompletedProcess[str]":
         if "unpack" in command:
             return subprocess.CompletedProcess([], 1, "", "no such tool\n")
-        return run(command, **options)  # type: ignore[arg-type]
+        return run(command, env=env)
 
     if wrong == "setup":
         monkeypatch.setattr(sources, "materialize", without_a_backend)

@@ -33,7 +33,9 @@ def test_shallow_clone(build: Path, main: Path, tmp_path: Path) -> None:
     git("commit", "-qam", "move on", cwd=main)
     shallow = tmp_path / "shallow"
     git("clone", "-q", "--depth=1", main.as_uri(), shallow, cwd=tmp_path)
-    (change,) = (c for c in topics.find(ONE).patch("fix").changes if c.path == LIBRARY)
+    patch = topics.find(ONE).patch("fix")
+    assert patch is not None
+    (change,) = (c for c in patch.changes if c.path == LIBRARY)
     with pytest.raises(subprocess.CalledProcessError):
         git("cat-file", "-e", change.before, cwd=shallow)
     prepare(build, ONE, "--repo", shallow, "--base", "master")
