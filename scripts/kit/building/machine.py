@@ -125,7 +125,8 @@ def find_missing(interpreter: Interpreter, names: Sequence[str]) -> list[str]:
     result = run([interpreter.path, "-c", _FIND_MISSING, *names])
     if result.returncode != 0:
         raise ToolError(f"{interpreter.path} cannot be used: {last_lines(result.stderr, 1)}")
-    return result.stdout.split()
+    # A CUDA build of torch 1.9 prints a line of its own before it, if there is no GPU.
+    return result.stdout.splitlines()[-1].split()
 
 
 def _install_line(python: Path, missing: Sequence[str]) -> str:
