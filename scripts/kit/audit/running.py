@@ -105,7 +105,8 @@ def find_installed(python: Path) -> Path | None:
     result = run([python, "-c", code])
     if result.returncode != 0:
         raise ToolError(f"{python} cannot be run: {last_lines(result.stderr)}")
-    package = result.stdout.strip()
+    # Its sitecustomize may have printed before.
+    package = (result.stdout.splitlines() or [""])[-1]
     return Path(package).parent if package else None
 
 

@@ -87,3 +87,14 @@ def test_python_finds_its_own_modules(tmp_path: Path) -> None:
 def test_an_interpreter_that_cannot_say_what_it_imports() -> None:
     with pytest.raises(ToolError, match="/usr/bin/false cannot be run"):
         running.find_installed(Path("/usr/bin/false"))
+
+
+def test_an_interpreter_that_prints_when_it_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text("print('Welcome')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert running.find_installed(Path(sys.executable)) is None
+    (tmp_path / "torch_geometric").mkdir()
+    (tmp_path / "torch_geometric" / "__init__.py").touch()
+    assert running.find_installed(Path(sys.executable)) == tmp_path
