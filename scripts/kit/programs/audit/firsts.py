@@ -5,7 +5,9 @@ function has memoised, in a library. In a process of its own, each call is the f
 """
 
 import functools
+import gc
 import time
+import types
 from typing import Any, Callable, Dict, List, NamedTuple, Optional
 
 import torch
@@ -68,12 +70,13 @@ def answer(subject: Subject, start: int, more: List[Request], may_try_grad: bool
 
     def first_and_left(i: int) -> Any:
         results: List[Any] = []
-        left = _left_by(lambda: results.append(first(i)), subject.module)
+        left = _left_by(lambda: results.append(first(i)), subject.module, functions)
         return results[0], left
 
     deadline = time.monotonic() + ALL_SECONDS
     ordered = children.run(in_order, SECONDS).value
     left = []
+    functions = code.all_functions()
     for i in range(len(requests) if ordered is not None else 0):
         if time.monotonic() > deadline:
             break
@@ -84,11 +87,23 @@ def answer(subject: Subject, start: int, more: List[Request], may_try_grad: bool
     return Firsts(start, alone, left, ordered)
 
 
-def _left_by(call: Callable[[], Any], module: torch.nn.Module) -> Dict[str, str]:
-    """Calls, and shows what is then in the globals, classes and closures of the code that ran."""
-    ran = code.find_code(call)
-    functions = [each for each in code.all_functions() if each.__code__ in ran]
-    functions = [each for each in functions if code.is_watched(each.__code__.co_filename)]
+def _left_by(
+    call: Callable[[], Any], module: torch.nn.Module, functions: List[types.FunctionType]
+) -> Dict[str, str]:
+    """Calls, and shows what is then in the globals, classes and closures of the code that ran.
+
+    Args:
+        call: What to call, in a child.
+        module: The model.
+        functions: Every function that there is before the call.
+    """
+    # Only what is made from here on is looked through for functions: there are a million objects.
+    gc.freeze()
+    ran = [each for each in code.find_code(call) if code.is_watched(each.co_filename)]
+    # By identity: code is compared by all that it holds.
+    ids = {id(each) for each in ran}
+    made = [each for each in gc.get_objects() if type(each) is types.FunctionType]
+    functions = [each for each in [*functions, *made] if id(each.__code__) in ids]
     classes = {cls for child in module.modules() for cls in type(child).__mro__}
     classes = {cls for cls in classes if code.is_watched(code.file_of(cls))}
     left = {}
