@@ -18,14 +18,8 @@ def large_rows():
     return rows() + 6
 
 
-def rare(**noted):
-    """A model that is wrong where its branch is taken."""
-    return unsafe("wrong", rows, verdicts=(NOT_SHOWN,), truth_inputs=large_rows, **noted)
-
-
-def harmless(**noted):
-    """A model that is right there as well."""
-    return safe(rows, truth_inputs=large_rows, **noted)
+# How a model is judged that is wrong where its branch is taken.
+RARE = {"verdicts": (NOT_SHOWN,), "truth_inputs": large_rows}
 
 
 class Centring:
@@ -43,7 +37,7 @@ class Centring:
         return y
 
 
-@rare(quick=True)
+@unsafe("wrong", rows, **RARE, quick=True)
 class InHelper(nn.Module):
     """A method of an object that no module registers writes to that."""
 
@@ -55,7 +49,7 @@ class InHelper(nn.Module):
         return self.centring.run(x)
 
 
-@harmless(quick=True)
+@safe(rows, truth_inputs=large_rows, quick=True)
 class HelperOfTheCall(nn.Module):
     """The same object, made in each call."""
 
@@ -75,7 +69,7 @@ def _centre(x):
     return y
 
 
-@rare()
+@unsafe("wrong", rows, **RARE)
 class ItemOfGlobal(nn.Module):
     """A function sets an item of a global dictionary."""
 
@@ -93,7 +87,7 @@ def _centre_by_item(x):
     return y
 
 
-@harmless()
+@safe(rows, truth_inputs=large_rows)
 class ItemOfLocal(nn.Module):
     """The same of a dictionary of the call."""
 
@@ -113,7 +107,7 @@ def _divide(x):
     return x.relu()
 
 
-@rare()
+@unsafe("wrong", rows, **RARE)
 class GlobalStatement(nn.Module):
     """A function assigns a global variable."""
 
@@ -131,7 +125,7 @@ def _shift(x):
     return x.relu() if x.max() <= 5 else x + _table
 
 
-@harmless()
+@safe(rows, truth_inputs=large_rows)
 class TableOnDemand(nn.Module):
     """A function makes a global table where it is needed first; it is the same for all."""
 
@@ -154,7 +148,7 @@ def _make_centre():
     return centre
 
 
-@rare()
+@unsafe("wrong", rows, **RARE)
 class VariableOfClosure(nn.Module):
     """A closure that was made with the model assigns its variable."""
 
@@ -166,7 +160,7 @@ class VariableOfClosure(nn.Module):
         return self.centre(x)
 
 
-@harmless()
+@safe(rows, truth_inputs=large_rows)
 class ClosureOfTheCall(nn.Module):
     """The same closure, made in each call."""
 
@@ -189,7 +183,7 @@ class Settings:
         return y
 
 
-@rare()
+@unsafe("wrong", rows, **RARE)
 class ClassMethod(nn.Module):
     """A class method of a class that is no module writes to the class."""
 
@@ -210,7 +204,7 @@ def _through(kept, x):
     return _keep(kept, x)
 
 
-@rare()
+@unsafe("wrong", rows, **RARE)
 class GivenObject(nn.Module):
     """A function changes what it is given, two calls deep, and the model holds that."""
 
@@ -222,7 +216,7 @@ class GivenObject(nn.Module):
         return _through(self.kept, x)
 
 
-@harmless()
+@safe(rows, truth_inputs=large_rows)
 class GivenObjectOfTheCall(nn.Module):
     """The same function is given an object of the call."""
 
@@ -237,7 +231,7 @@ def _remember(x):
     _state.mean = x.mean(dim=0)  # blame FunctionNotCalled
 
 
-@rare()
+@unsafe("wrong", rows, **RARE)
 class FunctionNotCalled(nn.Module):
     """The function that writes is called in the branch alone."""
 
@@ -260,7 +254,7 @@ class Memory:
         self.value = value  # blame MethodNotCalled
 
 
-@rare()
+@unsafe("wrong", rows, **RARE)
 class MethodNotCalled(nn.Module):
     """The method that writes is called in the branch alone, and the model reads."""
 
@@ -289,7 +283,7 @@ def _centre_by_thread(x):
     return y
 
 
-@harmless()
+@safe(rows, truth_inputs=large_rows)
 class GlobalOfThread(nn.Module):
     """A function writes to what each thread has to itself."""
 
@@ -312,7 +306,7 @@ class Log:
             _lines.append(f"{x.max()}")
 
 
-@harmless()
+@safe(rows, truth_inputs=large_rows)
 class NotesOnly(nn.Module):
     """A helper and a function write what no call reads."""
 
@@ -336,7 +330,7 @@ def _powers(n):
     return 1.0
 
 
-@harmless()
+@safe(rows, truth_inputs=large_rows)
 class MemoOfFunction(nn.Module):
     """A function memoises what its argument alone decides, where that is large."""
 
@@ -351,7 +345,7 @@ def _optional(x, keep=False):
     return x.relu()
 
 
-@harmless()
+@safe(rows, truth_inputs=large_rows)
 class OptionNotGiven(nn.Module):
     """An option of a function writes, and nobody asks for it."""
 
