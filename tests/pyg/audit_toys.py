@@ -269,6 +269,21 @@ class TwoLocks(nn.Module):
                 return y + 1
 
 
+class OneLock(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lock, self.kept = threading.Lock(), None
+
+    def forward(self, x):
+        with self.lock:
+            self.kept = x * 2
+            y = self.kept + 1
+            y = y * 2
+            y = y + 3
+            y = y * 4
+            return y + self.kept
+
+
 class Seeds(nn.Module):
     def forward(self, x):
         torch.manual_seed(int(x.sum()))

@@ -186,6 +186,12 @@ def test_locks_in_opposite_order_hang(run_audit: Callable[..., Any]) -> None:
     assert all("toys.py:" in place for place in locks["places"])
 
 
+def test_a_lock_is_not_waited_for_at_each_line(run_audit: Callable[..., Any]) -> None:
+    audited = get_json(run_audit("model", "toys:OneLock", "toys:get_inputs", "--calls", "8"))
+    explored = audited["explored"]
+    assert explored["points"] > 50 and not explored["left_out"] and not explored["reason"]
+
+
 def test_what_only_the_interpreter_holds_is_found_line_by_line(
     run_audit: Callable[..., Any],
 ) -> None:

@@ -190,8 +190,7 @@ class Audit:
         explored = None
         some_confirmed = any(write["verdict"] == "confirmed" for write in writes)
         if self.explores and self.is_deterministic and not some_confirmed:
-            self.notify("letting whole calls run at lines of others")
-            explored = exploring.explore(self.subject, bool(self.random or unwatched))
+            explored = self._explore(bool(self.random or unwatched))
         writes += first["writes"]
         ran_lines = describing.ran_lines([*self.traced, *first["recorders"]])
         return {
@@ -203,6 +202,17 @@ class Audit:
             "ran_lines": ran_lines,
             "branches": ran,
         }
+
+    def _explore(self, many: bool) -> Dict[str, Any]:
+        """Lets whole calls run at lines of others."""
+        self.notify("letting whole calls run at lines of others")
+        # The original code runs three times as fast; but only the rewritten one tells at once
+        # that a call waits for a lock.
+        takes_locks = any(recorder.locks for recorder in self.traced)
+        with contextlib.ExitStack() as stack:
+            if not takes_locks:
+                stack.enter_context(self.watched.paused())
+            return exploring.explore(self.subject, many)
 
     def _follow(self) -> Dict[str, Any]:
         """Which functions and lines ran outside of torch and PyG, on what objects."""

@@ -124,23 +124,23 @@ def explore(subject: Subject, many: bool) -> Dict[str, Any]:
                 reason = f"thread 1 was held before {place}, thread 2 made a whole call: {outcome}"
                 blamed = _find_blamed(subject, (i, j), ordinal, places, outcome)
                 return {**_count(tried, left_out), "reason": reason, "blamed": blamed}
-    pairs_tried, reason, blamed = _explore_both(subject, many, deadline)
-    return {**_count(tried + pairs_tried, left_out), "reason": reason, "blamed": blamed}
+    both, reason, blamed = _explore_both(subject, many, deadline)
+    counted = _count(tried + both["points"], left_out + both["left_out"])
+    return {**counted, "reason": reason, "blamed": blamed}
 
 
 def _explore_both(
     subject: Subject, many: bool, deadline: float
-) -> Tuple[int, str, List[List[Any]]]:
+) -> Tuple[Dict[str, int], str, List[List[Any]]]:
     """Holds both calls, each before one of its lines, and lets the first one end first."""
     fitting = int((SECONDS / (2 * max(subject.seconds, 1e-4))) ** 0.5)
     most = max(2, min(MANY_PAIRS if many else USUAL_PAIRS, fitting))
     lines = [_lines_of(subject, i) for i in (0, 1)]
     points = [_points(places, most)[0] for places in lines]
-    tried = 0
-    for one, two in itertools.product(*points):
+    pairs = list(itertools.product(*points))
+    for n, (one, two) in enumerate(pairs):
         if time.monotonic() > deadline:
-            break
-        tried += 1
+            return _count(n, len(pairs) - n), "", []
         outcome = _try(subject, 0, 1, one, two)
         if outcome:
             held = [lines[k][ordinal] for k, ordinal in enumerate((one, two))]
@@ -149,8 +149,8 @@ def _explore_both(
                 f"{shown_place(held[1])}: {outcome}"
             )
             before = [lines[k][n - 1] for k, n in enumerate((one, two)) if n]
-            return tried, reason, _shown(before)
-    return tried, "", []
+            return _count(n + 1, 0), reason, _shown(before)
+    return _count(len(pairs), 0), "", []
 
 
 def _shown(places: List[Place]) -> List[List[Any]]:

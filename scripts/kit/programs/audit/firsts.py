@@ -70,13 +70,16 @@ def answer(subject: Subject, start: int, more: List[Request], may_try_grad: bool
 
     def first_and_left(i: int) -> Any:
         results: List[Any] = []
-        left = _left_by(lambda: results.append(first(i)), subject.module, functions)
+        left = _left_by(lambda: results.append(first(i)), subject.module, of_code)
         return results[0], left
 
     deadline = time.monotonic() + ALL_SECONDS
     ordered = children.run(in_order, SECONDS).value
     left = []
-    functions = code.all_functions()
+    # By identity: code is compared by all that it holds.
+    of_code: Dict[int, List[types.FunctionType]] = {}
+    for function in code.all_functions() if ordered is not None else ():
+        of_code.setdefault(id(function.__code__), []).append(function)
     for i in range(len(requests) if ordered is not None else 0):
         if time.monotonic() > deadline:
             break
@@ -88,22 +91,24 @@ def answer(subject: Subject, start: int, more: List[Request], may_try_grad: bool
 
 
 def _left_by(
-    call: Callable[[], Any], module: torch.nn.Module, functions: List[types.FunctionType]
+    call: Callable[[], Any],
+    module: torch.nn.Module,
+    of_code: Dict[int, List[types.FunctionType]],
 ) -> Dict[str, str]:
     """Calls, and shows what is then in the globals, classes and closures of the code that ran.
 
     Args:
         call: What to call, in a child.
         module: The model.
-        functions: Every function that there is before the call.
+        of_code: Every function that there is before the call, by the address of its code.
     """
     # Only what is made from here on is looked through for functions: there are a million objects.
     gc.freeze()
     ran = [each for each in code.find_code(call) if code.is_watched(each.co_filename)]
-    # By identity: code is compared by all that it holds.
-    ids = {id(each) for each in ran}
+    addresses = {id(each) for each in ran}
     made = [each for each in gc.get_objects() if type(each) is types.FunctionType]
-    functions = [each for each in [*functions, *made] if id(each.__code__) in ids]
+    functions = [each for address in addresses for each in of_code.get(address, ())]
+    functions += [each for each in made if id(each.__code__) in addresses]
     classes = {cls for child in module.modules() for cls in type(child).__mro__}
     classes = {cls for cls in classes if code.is_watched(code.file_of(cls))}
     left = {}
@@ -123,8 +128,8 @@ def _is_small(value: Any) -> bool:
 
 
 def names_left(firsts: Firsts) -> List[str]:
-    """What differs by which call came first, such as `module.variable`."""
-    names = dict.fromkeys(name for each in firsts.left for name in each)
+    """What differs by which call came first, such as `module.variable`, in the order of names."""
+    names = sorted({name for each in firsts.left for name in each})
     return [name for name in names if len({each[name] for each in firsts.left if name in each}) > 1]
 
 
