@@ -13,8 +13,9 @@ from .places import last_line
 
 THREADS = 8
 SECONDS = 60.0  # at the most
-# How many calls are made unless somebody says so: as many as take some seconds.
-MOST_CALLS, FEWEST_CALLS, USUAL_SECONDS = 800, 64, 6.0
+# How many calls are made unless somebody says so. In one thread they take some seconds at the
+# most, in eight twice or three times as long: each operation of torch hands the GIL on.
+MOST_CALLS, FEWEST_CALLS, USUAL_SECONDS = 480, 64, 3.0
 SWITCH_INTERVAL = 1e-5
 
 
