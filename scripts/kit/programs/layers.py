@@ -246,7 +246,8 @@ def values(name: str, seed: int = 12345, nodes: int = N) -> dict[str, Any]:
 
     edge_dim = FEATURES.get(name, EDGE_DIM)
     edge_index = edges(nodes, nodes, num_edges)
-    by_row = edge_index[:, edge_index[0].argsort(stable=True)]
+    # argsort() is stable by request from torch 1.13 on.
+    by_row = edge_index[:, edge_index[0].sort(stable=True)[1]]
     given = {
         "x": rand(nodes, C),
         "x_0": rand(nodes, C),
