@@ -228,7 +228,9 @@ class Audit:
         elsewhere = Elsewhere(subject.seconds, subject.limit, self._is_right)
         changed: Dict[bool, Dict[Slot, None]] = {True: {}, False: {}}
         stacks: Dict[bool, List[List[Any]]] = {}
-        self.changing: List[int] = []  # where the explanation has changed the model
+        # Where the explanation has changed the model, and where in which attributes.
+        self.changing: List[int] = []
+        self.states: Dict[FrozenSet[Slot], List[int]] = {}
 
         def at(ordinal: int, frame: types.FrameType, event: str) -> None:
             if ordinal not in points or time.monotonic() > self.deadline:
@@ -239,6 +241,7 @@ class Audit:
                 is_right = elsewhere.do(subject.call, i) in ("", RIGHT)
             if now or not is_right:
                 self.changing.append(ordinal)
+                self.states.setdefault(frozenset(now), []).append(ordinal)
                 changed[is_right].update(dict.fromkeys(now))
                 stacks.setdefault(is_right, stack_of(frame))
 
@@ -285,9 +288,16 @@ class Audit:
         return {**count(outcomes), "errors": list(dict.fromkeys(errors))[:3]}
 
     def _fail(self) -> str:
-        """How the model predicts once an explanation has failed; "" if that could not be tried."""
+        """How the model predicts once an explanation has failed; "" if that could not be tried.
+
+        It fails with each set of attributes changed: the masks that PyG clears before it sets them
+        do no harm. What is changed most comes first.
+        """
         worst = ""
-        for point in spread(self.changing, TIMES):
+        states = sorted(self.states.items(), key=lambda state: len(state[0]), reverse=True)
+        for point in [point for _, points in states for point in spread(points, TIMES)]:
+            if worst not in ("", RIGHT) or time.monotonic() > self.deadline:
+                break
             if self._explain(at_point(point, _raise)) == RIGHT:
                 continue  # it went on all the same
             outcome = self._predict()
