@@ -48,7 +48,7 @@ def test_gather(tmp_path: Path) -> None:
     missed["amiss"] = "expected not safe, got safe"
     public = {"family": "packages", "model": "gcn", "truth": "safe", "verdict": "safe"}
     leave(tmp_path / "results", "pyg281-torch213-zoo-packages", public)
-    leave(tmp_path / "results", "pyg281-torch213-zoo", {}, missed)
+    leave(tmp_path / "results", "pyg281-torch213-zoo", missed, {})
     # The whole has what the quick part has, too.
     leave(tmp_path / "results", "pyg281-torch213-zoo-quick", {"verdict": "", "grade": "not run"})
     gathered = zoo.gather(tmp_path / "results")
