@@ -17,11 +17,13 @@ from layers import SPARSE_FORMS, VERSION, SparseTensor
 
 __all__ = ["SPARSE_FORMS", "VERSION", "SparseTensor", "digest", "observed"]
 
+BY_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
 
 def digest(value: Any) -> Any:
     """Shows a result such that equal means equal bit for bit (and NaN equals NaN)."""
     if isinstance(value, torch.Tensor):
-        if value.layout in (torch.sparse_csr, torch.sparse_csc):
+        if str(value.layout) in ("torch.sparse_csr", "torch.sparse_csc"):  # not all in torch 1.9
             compressed = value.layout == torch.sparse_csr
             parts = (
                 (value.crow_indices(), value.col_indices())
@@ -35,7 +37,11 @@ def digest(value: Any) -> Any:
         value = value.detach().contiguous()
         if value.is_floating_point():
             value = torch.where(value.isnan(), torch.full_like(value, float("nan")), value)
-        data = value.flatten().view(torch.uint8).numpy().tobytes() if value.numel() else b""
+        if value.is_complex():
+            value = torch.view_as_real(value)
+        # NumPy does not know all types, and torch 1.9 keeps the size of numbers in a view.
+        same_size = BY_SIZE[value.element_size()]
+        data = value.flatten().view(same_size).numpy().tobytes() if value.numel() else b""
         return [str(value.dtype), list(value.shape), hashlib.sha256(data).hexdigest()]
     if SparseTensor is not None and isinstance(value, SparseTensor):
         return ["SparseTensor", digest(list(value.coo()))]

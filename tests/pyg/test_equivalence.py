@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from importlib.metadata import version
 from typing import Any, Callable
 
 import pytest
@@ -29,7 +30,9 @@ def test_settings(observe: Observe, patched_layer: str) -> None:
     assert len(right) > len(pristine) / 5
     tried = Counter((k, str(v)) for case in pristine for k, v in case["setting"].items())
     gave = Counter((k, str(v)) for case in right for k, v in case["setting"].items())
-    assert set(tried) - set(gave) == set()
+    # torch 1.9 cannot scatter bfloat16, nor take the softmax of it.
+    refused = {("dtype", "bfloat16")} if version("torch").startswith("1.9.") else set()
+    assert set(tried) - set(gave) == refused
     # The digests tell results apart.
     assert len({str(case["result"]) for case in right}) == len(right)
 

@@ -22,6 +22,7 @@ from typing import Any, Callable
 import torch
 
 INTERLEAVED_ROUNDS = 50
+FORCED_SECONDS = 300.0  # of all rounds together
 STRESS_THREADS = 8
 STRESS_CALLS = 50  # of each thread
 STRESS_SECONDS = 30.0  # of all threads together; the tests give up after 20 s
@@ -93,18 +94,29 @@ def in_fork(function: Callable[[], Any], seconds: float) -> tuple[Any, str]:
     return json.loads(answer), ""
 
 
-def stress_in_fork(test: ModuleType) -> list[str]:
-    """Stresses a layer in a fork of this process.
+def force(test: ModuleType) -> list[str]:
+    """Forces the interleaving in each round; how the two calls of each one ended."""
+    return [outcome for _ in range(INTERLEAVED_ROUNDS) for outcome in test.interleave()]
+
+
+def stress(test: ModuleType) -> list[str]:
+    """Lets threads share the layer at full speed; how the calls ended."""
+    return list(test.stress(num_threads=STRESS_THREADS, num_calls=STRESS_CALLS))
+
+
+def both_in_forks(test: ModuleType) -> tuple[list[str], list[str]]:
+    """Forces and stresses a layer, each in a fork of this process, which computes nothing itself.
 
     Masks of another graph make torch-scatter read past the end of a tensor, for one; and the
     `Module.to()` of an explanation waits for a parameter's lock with the GIL held, while a
     prediction holds that lock and waits for the GIL (seen with torch 2.13.0, PyG 2.0.2). Then
-    all calls have ended with the process.
+    all calls have ended with the process. A fork of what has computed gradients cannot do so
+    with torch 1.9, and at times waits for ever in torch 1.12's `linear()`.
     """
-    outcomes, end = in_fork(
-        lambda: test.stress(num_threads=STRESS_THREADS, num_calls=STRESS_CALLS), STRESS_SECONDS
-    )
-    return [end] * STRESS_THREADS * STRESS_CALLS if end else list(outcomes)
+    forced, end = in_fork(lambda: force(test), FORCED_SECONDS)
+    forced = [end] * 2 * INTERLEAVED_ROUNDS if end else forced
+    stressed, end = in_fork(lambda: stress(test), STRESS_SECONDS)
+    return forced, [end] * STRESS_THREADS * STRESS_CALLS if end else stressed
 
 
 def move_to(test: ModuleType, device: str) -> None:
@@ -127,24 +139,19 @@ def threads(device: str, *test_files: str) -> dict[str, Any]:
         test = load("regression_test", test_file)
         if device != "cpu":
             move_to(test, device)
-        interleaved = []
-        spoiled_rounds = 0
-        for _ in range(INTERLEAVED_ROUNDS):
-            outcomes = test.interleave()
-            spoiled_rounds += outcomes != ["right", "right"]
-            interleaved += outcomes
         if device == "cpu":
-            stress = stress_in_fork(test)
+            interleaved, stressed = both_in_forks(test)
         else:  # CUDA does not outlive a fork.
-            stress = test.stress(num_threads=STRESS_THREADS, num_calls=STRESS_CALLS)
+            interleaved, stressed = force(test), stress(test)
+        rounds = zip(interleaved[::2], interleaved[1::2])
         measured.append(
             {
                 "interleaved": {
                     **count(interleaved),
                     "rounds": INTERLEAVED_ROUNDS,
-                    "spoiled_rounds": spoiled_rounds,
+                    "spoiled_rounds": sum(each != ("right", "right") for each in rounds),
                 },
-                "stress": {**count(stress), "threads": STRESS_THREADS},
+                "stress": {**count(stressed), "threads": STRESS_THREADS},
             }
         )
     # An extension that does not know of free threading turns the lock on again.

@@ -167,18 +167,26 @@ def frozen_tensor(value: torch.Tensor) -> Any:
     if value.layout == torch.sparse_coo:
         value = value.coalesce()
         return (layout, tuple(value.shape), frozen([value.indices(), value.values()]))
-    if value.layout in (torch.sparse_csr, torch.sparse_bsr):
+    if layout in ("torch.sparse_csr", "torch.sparse_bsr"):  # torch 1.9 has no such attributes
         parts = [value.crow_indices(), value.col_indices(), value.values()]
         return (layout, tuple(value.shape), frozen(parts))
-    if value.layout in (torch.sparse_csc, torch.sparse_bsc):
+    if layout in ("torch.sparse_csc", "torch.sparse_bsc"):
         parts = [value.ccol_indices(), value.row_indices(), value.values()]
         return (layout, tuple(value.shape), frozen(parts))
     shape, dtype = tuple(value.shape), str(value.dtype)
-    value = (torch.view_as_real(value.resolve_conj()) if value.is_complex() else value).cpu()
+    if value.is_complex():
+        conjugated = getattr(value, "resolve_conj", None)  # torch 1.9 has no lazy ones
+        value = torch.view_as_real(value if conjugated is None else conjugated())
+    value = value.cpu()
     if value.is_floating_point() and value.isnan().any():
         value = torch.where(value.isnan(), torch.full_like(value, float("nan")), value)
-    data = value.contiguous().flatten().view(torch.uint8).numpy() if value.numel() else b""
+    # NumPy does not know all types, and torch 1.9 keeps the size of numbers in a view.
+    same_size = _BY_SIZE[value.element_size()]
+    data = value.contiguous().flatten().view(same_size).numpy() if value.numel() else b""
     return ("tensor", dtype, shape, hashlib.sha256(data).digest())
+
+
+_BY_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def outline(shown: object) -> object:
