@@ -32,7 +32,7 @@ def test_settings(observe: Observe, patched_layer: str) -> None:
     gave = Counter((k, str(v)) for case in right for k, v in case["setting"].items())
     # torch 1.9 cannot scatter bfloat16, nor take the softmax of it.
     refused = {("dtype", "bfloat16")} if version("torch").startswith("1.9.") else set()
-    assert set(tried) - set(gave) == refused
+    assert set(tried) - set(gave) <= refused
     # The digests tell results apart.
     assert len({str(case["result"]) for case in right}) == len(right)
 
