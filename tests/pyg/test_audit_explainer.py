@@ -172,13 +172,21 @@ def explained(result: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     return report
 
 
+def changed_in(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """What an explanation changed, less what no call reads.
+
+    `__clear_masks__()` of PyG 2.0.1 to 2.0.3 sets `loop_mask` on whichever module came last.
+    """
+    return [each for each in report["changed"] if each["attribute"] != "loop_mask"]
+
+
 def test_the_released_explainer_is_not_safe(run_audit: Audited, thorough: None) -> None:
     report = explained(run_audit("service:get_explainer", "pristine"))
     predictions = report["predictions"]
     assert predictions["silently_wrong"] + predictions["crashed"] > 0, report
     assert report["at_once"]["right"] < report["at_once"]["calls"], report
     assert report["after_a_failure"] not in ("right", ""), report
-    changed = {(each["class"], *each["modules"]) for each in report["changed"]}
+    changed = {(each["class"], *each["modules"]) for each in changed_in(report)}
     assert changed == {("GraphConv", "conv1", "conv2")}
     assert any("edge_mask" in each["attribute"] for each in report["changed"])
     assert any(file.startswith("torch_geometric/") for file, _, _ in report["stack"])
@@ -193,10 +201,12 @@ def test_the_released_explainer_is_not_safe(run_audit: Audited, thorough: None) 
 def test_the_patched_explainer_is_safe(run_audit: Audited, thorough: None) -> None:
     report = explained(run_audit("service:get_explainer"))
     assert (report["afterwards"], report["explanation"]) == ("right", "right"), report
-    assert report["after_a_failure"] == ""  # nothing was changed that could be left
+    # Where nothing was changed, nothing could be left.
+    assert report["after_a_failure"] == ("right" if report["changed"] else "")
     for part in ("predictions", "at_once", "stress"):
         assert report[part]["right"] == report[part]["calls"] > 0, report
-    assert (report["changed"], report["left"], report["stack"]) == ([], [], [])
+    assert (changed_in(report), report["left"]) == ([], [])
+    assert bool(report["stack"]) == bool(report["changed"])
     assert (report["random"], report["compared"]) == (["torch"], True)
 
 

@@ -90,7 +90,7 @@ def in_fork(function: Callable[[], Any], seconds: float) -> tuple[Any, str]:
     if os.WIFSIGNALED(status):
         return None, f"the process died of signal {os.WTERMSIG(status)}"
     if status:
-        raise SystemExit("The threads did not end; see above.")
+        raise SystemExit("The regression test could not be run to its end; see above.")
     return json.loads(answer), ""
 
 

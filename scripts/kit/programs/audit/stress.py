@@ -17,8 +17,7 @@ SECONDS = 60.0  # at the most
 # most, in eight twice or three times as long: each operation of torch hands the GIL on.
 MOST_CALLS, FEWEST_CALLS, USUAL_SECONDS = 480, 64, 3.0
 SWITCH_INTERVAL = 1e-5
-# What torch says in a fork of what has computed gradients: 1.9 on any machine, newer ones where
-# there is a GPU.
+# What torch 1.9 says in a fork of what has computed gradients.
 NO_GRADIENTS = "in combination with fork-based multiprocessing"
 
 
