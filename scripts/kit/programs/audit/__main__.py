@@ -15,6 +15,7 @@ share the model at full speed, in a process whose death is a result.
 """
 
 import argparse
+import gc
 import importlib.util
 import json
 import os
@@ -126,4 +127,6 @@ if __name__ == "__main__":
     sys.stderr.flush()
     if threading.active_count() > 1:
         os._exit(status)  # what hangs does not keep us
+    # Python looks for cycles among all that torch and PyG have made as it ends, for a second.
+    gc.freeze()
     sys.exit(status)
