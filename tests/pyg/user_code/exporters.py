@@ -1,11 +1,13 @@
 """What leaves Python: traces, exported programs, ONNX files, compiled models."""
 
+import gc
 import io
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from cases import VERSION, case, graph
 
-from user_code.containers import EACH, Net, filled
+from user_code.containers import CONVS, EACH, Net, filled
 
 
 def inputs():
@@ -46,6 +48,41 @@ def compiled_twice(which):
     module = torch.compile(filled(Net(which)), backend="eager", fullgraph=True)
     x, edge_index = inputs()
     return module(x, edge_index), module(x, edge_index[:, :30])
+
+
+@case(since=(2, 0), each=("TransformerConv", "own forward()"))
+def compiled_for_all(which):
+    """How many graphs layers of one class need that threads call, each one twice."""
+    graphs = []
+
+    def keep(module, _):
+        graphs.append(module)
+        return module.forward
+
+    for _ in range(4):
+        module = torch.compile(filled(CONVS[which]()), backend=keep, fullgraph=True)
+        for _ in range(3):
+            with ThreadPoolExecutor(1) as pool:
+                for _ in range(2):
+                    pool.submit(module, *inputs()).result()
+    return len(graphs)
+
+
+@case(since=(2, 0), each=("TransformerConv", "own forward()"))
+def compiled_while_another_layer_dies(which):
+    """A layer that has left its weights behind is collected after the graph was made."""
+    other = filled(CONVS[which]())
+    other(*inputs())
+    other.__dict__["itself"] = other
+    gc.disable()
+    del other
+
+    def collect(module, _):
+        gc.collect()
+        return module.forward
+
+    module = torch.compile(filled(CONVS[which]()), backend=collect, fullgraph=True)
+    return module(*inputs())
 
 
 @case(since=(2, 0), each=EACH)
