@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 TOYS = """
+import functools
 import os
 import signal
 import threading
@@ -182,8 +183,52 @@ class Clean(nn.Module):
         return self.parts(x)
 
 
+class OfThread:
+    pass
+
+
+class Own(threading.local):
+    def __init__(self):
+        self.held = OfThread()
+
+
+class CleanByThread(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.own, self.local = Own(), threading.local()
+
+    def forward(self, x):
+        if not hasattr(self.local, 'held'):
+            self.local.held = OfThread()
+        self.own.held.cache, self.local.held.cache = x * 2, x * 3
+        y = x + 1
+        return y + self.own.held.cache + self.local.held.cache
+
+
+class OfAll:
+    pass
+
+
+@functools.lru_cache(maxsize=None)
+def get_of_all():
+    return OfAll()
+
+
+class ByThreadToOne(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.local = threading.local()
+
+    def forward(self, x):
+        self.local.held = get_of_all()
+        self.local.held.cache = x * 2
+        y = x + 1
+        return y + self.local.held.cache
+
+
 CASES = [Attribute, Deleted, Flag, ReadFirst, Size, Property, OwnSetter, PastSetter, Buffer,
-         HeldDict, HeldDictOnce, Unregistered, NotReadBack, Neighbour, Same, Locked, Cached, Clean]
+         HeldDict, HeldDictOnce, Unregistered, NotReadBack, Neighbour, Same, Locked, Cached, Clean,
+         CleanByThread, ByThreadToOne]
 
 
 class Toys(nn.Module):

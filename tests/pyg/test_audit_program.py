@@ -130,6 +130,12 @@ def test_clean_modules_are_cleared(toys: dict[str, Any]) -> None:
     assert not any("Clean" in name or name.startswith("convs.0") for name in written)
 
 
+def test_objects_of_a_thread_are_told_from_those_of_all(toys: dict[str, Any]) -> None:
+    verdicts = {write["class"]: write["verdict"] for write in toys["writes"]}
+    assert verdicts["OfAll"] == "confirmed"
+    assert not {"OfThread", "Own", "CleanByThread"} & set(verdicts)
+
+
 def test_the_rest_of_the_report(toys: dict[str, Any]) -> None:
     assert toys["requests"] == 4
     assert not toys["nondeterministic"]

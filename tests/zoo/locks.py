@@ -200,6 +200,58 @@ class BufferOfTheThread(nn.Module):
         return mine / total
 
 
+class Scratch:
+    """What a call works with."""
+
+    mean = None
+
+
+class ScratchByThread(threading.local):
+    """Makes one for each thread."""
+
+    def __init__(self):
+        self.scratch = Scratch()
+        self.rows = []
+
+
+@safe(rows)
+class ObjectOfTheThread(nn.Module):
+    """Each thread has an object and a list, made when it first asks for them."""
+
+    def __init__(self):
+        super().__init__()
+        self.own = ScratchByThread()
+
+    def forward(self, x):
+        scratch, rows = self.own.scratch, self.own.rows
+        scratch.mean = x.mean(dim=0)
+        rows.clear()
+        rows.append(x.relu())
+        return rows[0] - scratch.mean
+
+
+@functools.lru_cache(maxsize=None)
+def _the_scratch():
+    return Scratch()
+
+
+@unsafe("wrong", rows)
+class ObjectOfAllThreads(nn.Module):
+    """Each thread has a variable of its own, and all of them lead to the same object."""
+
+    def __init__(self):
+        super().__init__()
+        self.local = threading.local()
+
+    def forward(self, x):
+        if not hasattr(self.local, "scratch"):
+            self.local.scratch = _the_scratch()
+        scratch = self.local.scratch
+        scratch.mean = x.mean(dim=0)  # blame
+        y = x.relu()
+        return y - scratch.mean
+
+
 _mean: contextvars.ContextVar = contextvars.ContextVar("mean")
 
 
@@ -213,6 +265,24 @@ class ContextVariable(nn.Module):
         out = y - _mean.get()
         _mean.reset(token)
         return out
+
+
+_scratch: contextvars.ContextVar = contextvars.ContextVar("scratch")
+
+
+@safe(rows)
+class ObjectOfTheContext(nn.Module):
+    """The same, with an object that stays there."""
+
+    def forward(self, x):
+        try:
+            scratch = _scratch.get()
+        except LookupError:
+            scratch = Scratch()
+            _scratch.set(scratch)
+        scratch.mean = x.mean(dim=0)
+        y = x.relu()
+        return y - scratch.mean
 
 
 @functools.lru_cache(maxsize=4)

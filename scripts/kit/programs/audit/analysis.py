@@ -5,6 +5,7 @@ import copy
 import functools
 import itertools
 import sys
+import threading
 import time
 from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 
@@ -278,15 +279,42 @@ class Audit:
         for request in self.subject.requests:
             for value in copying.objects_in([request.args, request.kwargs]):
                 arguments.add(id(value))
+        own = self._held_by_thread()
         slots: Dict[SlotKey, List[Optional[Access]]] = {}
         for slot in dict.fromkeys(s for recorder in self.traced for s in recorder.written()):
             accesses = [recorder.accesses.get(slot) for recorder in self.traced]
             there = [access for access in accesses if access is not None]
             container = there[0].container
-            if not self._is_reached(there[0]) and (len(there) < 2 or id(container) in arguments):
-                continue  # made by the call, or given to it
+            by_others = len(there) > 1 and id(container) not in own | arguments
+            if not self._is_reached(there[0]) and not by_others:
+                continue  # made by the call, given to it, or the thread's own
             slots[slot] = accesses
         return slots
+
+    def _held_by_thread(self) -> Set[int]:
+        """What only this thread's calls access, as it is in variables of the thread: ids."""
+        own = state.held_by_thread(self.nodes)
+        written = {slot[0] for recorder in self.traced for slot in recorder.written()}
+        own = {each for each in own & written if each not in self.by_id}
+        if not own:
+            return own
+        storages = recording.storages_of(self.nodes)
+        recorders: List[Recorder] = []
+
+        def call() -> None:
+            with contextlib.suppress(Exception):
+                for i in self.indices:
+                    if self.random:
+                        seed(i)
+                    recorders.append(recording.record(self.subject, i, storages)[1])
+
+        # Another thread's variables may lead to the same objects.
+        other = threading.Thread(target=call, daemon=True)
+        other.start()
+        other.join(len(self.indices) * self.subject.limit)
+        if len(recorders) < len(self.indices):
+            return set()
+        return own - {slot[0] for recorder in recorders for slot in recorder.accesses}
 
     # What is shared.
 

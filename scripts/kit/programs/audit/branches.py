@@ -4,7 +4,6 @@ The source of these is read afterwards: a branch that was not taken can write to
 """
 
 import sys
-import threading
 import types
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Set
@@ -33,12 +32,7 @@ def is_read(file: str) -> bool:
 
 def is_state(value: Any) -> bool:
     """Whether an object can keep what a call leaves there for another thread."""
-    return not isinstance(value, (*_FIXED, *state.LEAVES)) and not _is_own(value)
-
-
-def _is_own(value: Any) -> bool:
-    """Whether each thread has it to itself, or it is made for threads."""
-    return isinstance(value, threading.local) or type(value).__module__ in state.SAFE
+    return not isinstance(value, (*_FIXED, *state.LEAVES)) and not state.is_safe(value)
 
 
 class Function:
@@ -77,7 +71,7 @@ class Function:
                 continue
             self.shared.add(name)
             held = attributes(value)
-            kept = (key for key in held if _is_own(held[key]))
+            kept = (key for key in held if state.is_safe(held[key]))
             self.own.update(f"{name}.{key}" for key in kept)
         for name in self.code.co_freevars:
             if name != "__class__" and is_state(variables.get(name)):

@@ -1,7 +1,9 @@
 """Walks over the state that calls of a model can share, and compares it."""
 
 import collections
+import contextvars
 import sys
+import threading
 import types
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 
@@ -31,6 +33,11 @@ LEAVES = (
     *(torch.Size, torch.dtype, torch.device),
     *(types.BuiltinFunctionType, types.ModuleType),
 )
+
+
+def is_safe(value: Any) -> bool:
+    """Whether each thread has an object to itself, or it is made for threads."""
+    return isinstance(value, threading.local) or type(value).__module__ in SAFE
 
 
 class Node(NamedTuple):
@@ -90,12 +97,14 @@ def walk(module: torch.nn.Module, extra: List[Node]) -> List[Node]:
         module: The model.
         extra: What else to begin with: global variables, functions, classes.
     """
+    modules = [Node(child, child, path, "") for path, child in module.named_modules()]
+    return _walk([*modules, *extra])
+
+
+def _walk(starts: List[Node]) -> List[Node]:
     nodes: List[Node] = []
     known: Set[int] = set()
-    todo: collections.deque = collections.deque()  # type: ignore[type-arg,unused-ignore]
-    for path, child in module.named_modules():
-        todo.append(Node(child, child, path, ""))
-    todo.extend(extra)
+    todo = collections.deque(starts)
     while todo and len(nodes) < MOST:
         node = todo.popleft()
         value = node.value
@@ -105,7 +114,7 @@ def walk(module: torch.nn.Module, extra: List[Node]) -> List[Node]:
             continue
         known.add(id(value))
         nodes.append(node)
-        if isinstance(value, torch.Tensor) or type(value).__module__ in SAFE:
+        if isinstance(value, torch.Tensor) or is_safe(value):
             continue
         is_new = isinstance(value, torch.nn.Module) and value is not node.module
         holder, owner, start = node.module, node.owner, node.path
@@ -122,6 +131,17 @@ def walk(module: torch.nn.Module, extra: List[Node]) -> List[Node]:
             for key, held in inner:
                 todo.append(Node(held, holder, owner, ".".join(filter(None, (start, key)))))
     return nodes
+
+
+def held_by_thread(nodes: List[Node]) -> Set[int]:
+    """What this thread has in variables of its own: the ids of objects and of their `__dict__`.
+
+    Args:
+        nodes: Where to look for objects of `threading.local`; of context variables, all count.
+    """
+    found = [vars(node.value) for node in nodes if isinstance(node.value, threading.local)]
+    found += contextvars.copy_context().values()
+    return set(find_path(_walk([Node(each, each, "", "") for each in found])))
 
 
 def _has_state(function: types.FunctionType) -> bool:
@@ -170,7 +190,7 @@ def _names(code: types.CodeType) -> Set[str]:
 
 def shallow(value: Any, with_tensors: bool) -> Any:
     """What an object holds itself, such that a change shows: identities, and plain values."""
-    if type(value).__module__ in SAFE:
+    if is_safe(value):
         return None
     if isinstance(value, torch.Tensor):
         if not with_tensors:
@@ -264,7 +284,7 @@ def is_opaque(value: Any) -> bool:
         return False
     if callable(value) and not isinstance(value, _STATEFUL):
         return False
-    if type(value).__module__ in SAFE:
+    if is_safe(value):
         return False
     shown = frozen(value, depth=1)
     return isinstance(shown, tuple) and shown[0] == OPAQUE
