@@ -47,6 +47,17 @@ class BareHypergraph(HypergraphConv):
 
 
 @case(8, 4, since=(2, 0))
+class OwnState(TransformerConv):
+    """Is copied and pickled in a way of its own, past that of its bases."""
+
+    def __getstate__(self):
+        return {"version": 2, "held": dict(self.__dict__)}
+
+    def __setstate__(self, state):
+        self.__dict__.update(state["held"])
+
+
+@case(8, 4, since=(2, 0))
 class OwnParameters(TransformerConv):
     """Adds layers around the base's, and builds another one of them inside."""
 
