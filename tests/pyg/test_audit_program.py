@@ -332,6 +332,32 @@ def test_a_death_is_a_result(run_audit: Callable[..., Any]) -> None:
     assert audited["stress"]["died"] == "SIGSEGV"
 
 
+FORKS_BESIDE_A_THREAD = """
+import hashlib
+import importlib
+import sys
+import threading
+
+sys.path.insert(0, sys.argv[1])
+children = importlib.import_module("audit.children")
+
+work = ("sha256", b"", b"", 200_000)  # for which Python's lock is released
+thread = threading.Thread(target=hashlib.pbkdf2_hmac, args=work)
+thread.start()
+print(children.run(lambda: "returned", 60).value, thread.is_alive())
+"""
+
+
+def test_no_child_is_forked_while_another_thread_runs(
+    warm: dict[str, Warm], tmp_path: Path
+) -> None:
+    # As one does that was joined, and frees what MKL keeps by thread, under a lock of MKL's.
+    program = tmp_path / "program.py"
+    program.write_text(FORKS_BESIDE_A_THREAD)
+    result = warm["pristine"].run(program, AUDIT.parents[1])
+    assert (result.returncode, result.stdout) == (0, "returned False\n"), result.stderr
+
+
 def test_objects_that_cannot_be_looked_at(run_audit: Callable[..., Any]) -> None:
     audited = get_json(run_audit("model", "toys:HoldsGenerator", "toys:get_inputs"))
     kinds = {thing["kind"] for thing in audited["unwatched"]}

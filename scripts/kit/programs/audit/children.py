@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any, Callable, List, NamedTuple, Optional
 
 import torch
@@ -32,6 +33,33 @@ def can_fork() -> bool:
     return hasattr(os, "fork") and not uses_cuda and threading.active_count() == 1
 
 
+def _let_threads_end() -> None:
+    """Waits until the threads that were joined are gone, for a second at the most.
+
+    Python joins a thread that has yet to free what C++ keeps by thread. MKL does that under a
+    lock of its own (`mm_account_ptr_by_tid`): a child that is forked meanwhile finds it locked,
+    and each of its calls spins there for ever.
+    """
+    deadline = time.monotonic() + 1.0
+    while time.monotonic() < deadline:
+        try:
+            running = sum(map(_runs, Path("/proc/self/task").iterdir()))
+        except OSError:  # not Linux
+            time.sleep(0.05)
+            return
+        if running <= 1:  # this one
+            return
+        time.sleep(0.001)
+
+
+def _runs(task: Path) -> bool:
+    """Whether a thread is not asleep, as those of a pool are that waits for work."""
+    try:
+        return (task / "stat").read_text().rpartition(")")[2].split()[0] == "R"
+    except (OSError, IndexError):
+        return False
+
+
 def run(function: Callable[[], Any], seconds: float) -> Ended:
     """Runs a function in a child.
 
@@ -41,6 +69,7 @@ def run(function: Callable[[], Any], seconds: float) -> Ended:
     """
     reader, writer = os.pipe()
     sys.stderr.flush()
+    _let_threads_end()
     process = os.fork()
     if process == 0:
         status = 1
