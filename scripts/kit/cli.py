@@ -1,6 +1,5 @@
 """The door: the group of commands, and errors turned into messages and exit codes."""
 
-import contextlib
 import importlib
 import io
 import os
@@ -72,8 +71,10 @@ def _fail(message: str, code: int) -> NoReturn:
     except OSError:
         # There is nobody to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
-    with contextlib.suppress(OSError):
+    try:
         sys.stdout.flush()
+    except OSError:
+        _discard_output()
     sys.exit(code)
 
 

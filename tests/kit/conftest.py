@@ -112,7 +112,8 @@ class World:
         self, *arguments: str | Path, env: dict[str, str] | None = None
     ) -> tuple[list[str], dict[str, str]]:
         program = (
-            "import pathlib, sys; del sys.path[0]; from kit import cli, releases;"
+            "import pathlib, sys; sys.path.remove('') if '' in sys.path else None;"
+            "from kit import cli, releases;"
             f"releases.PATCHES = pathlib.Path({str(self.patches)!r}); cli.main()"
         )
         environment = {
@@ -122,7 +123,9 @@ class World:
             "COLUMNS": "1000",
             **(env or {}),
         }
-        return [sys.executable, "-c", program, *map(str, arguments)], environment
+        # Python 3.13.0 fails where the working directory is gone, but for what `-P` keeps out.
+        safe = ["-P"] if sys.version_info >= (3, 11) else []
+        return [sys.executable, *safe, "-c", program, *map(str, arguments)], environment
 
     def apply(
         self, *arguments: str | Path, env: dict[str, str] | None = None

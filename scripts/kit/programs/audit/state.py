@@ -139,9 +139,9 @@ def held_by_thread(nodes: List[Node]) -> Set[int]:
     Args:
         nodes: Where to look for objects of `threading.local`; of context variables, all count.
     """
-    found = [vars(node.value) for node in nodes if isinstance(node.value, threading.local)]
-    found += contextvars.copy_context().values()
-    return set(find_path(_walk([Node(each, each, "", "") for each in found])))
+    values = [vars(node.value) for node in nodes if isinstance(node.value, threading.local)]
+    values += contextvars.copy_context().values()
+    return set(find_path(_walk([Node(each, each, "", "") for each in values])))
 
 
 def _has_state(function: types.FunctionType) -> bool:
