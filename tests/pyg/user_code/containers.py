@@ -168,27 +168,33 @@ def data_parallel(which):
     return both(filled(torch.nn.DataParallel(Net(which))))
 
 
+# The end of a process group waits for a thread of its own that may wait for the GIL meanwhile
+# (torch 2.13), or for minutes for a file that is gone (torch 1.9). So none ends before its process.
+parallel = []
+
+
 @case(since=(2, 0), each=EACH)
 def distributed_data_parallel(which):
     """One process, over gloo."""
     import torch.distributed as dist
 
-    # Nobody removes the file: the process group does, at a time of its own, and that of torch 1.9
-    # waits for minutes for a file that is gone.
-    init_method = f"file://{tempfile.mkdtemp()}/store"
-    dist.init_process_group("gloo", init_method=init_method, rank=0, world_size=1)
-    try:
-        module = torch.nn.parallel.DistributedDataParallel(filled(Net(which)))
-        inputs = graph()
-        steps = []
-        for _ in range(2):
-            module.zero_grad()
-            out = module(inputs["x"], inputs["edge_index"])
-            out.square().sum().backward()
-            steps.append([out, [parameter.grad.clone() for parameter in module.parameters()]])
-        return steps
-    finally:
-        dist.destroy_process_group()
+    # Not a temporary file: the process group removes it, at a time of its own.
+    with tempfile.TemporaryDirectory() as directory:
+        init_method = f"file://{directory}/store"
+        dist.init_process_group("gloo", init_method=init_method, rank=0, world_size=1)
+        try:
+            module = torch.nn.parallel.DistributedDataParallel(filled(Net(which)))
+            parallel.append(module)
+            inputs = graph()
+            steps = []
+            for _ in range(2):
+                module.zero_grad()
+                out = module(inputs["x"], inputs["edge_index"])
+                out.square().sum().backward()
+                steps.append([out, [parameter.grad.clone() for parameter in module.parameters()]])
+            return steps
+        finally:
+            dist.destroy_process_group()
 
 
 @case(since=(2, 0), each=EACH)
