@@ -79,6 +79,9 @@ def run(function: Callable[[], Any], seconds: float) -> Ended:
             # The first thread that needs torch's pool makes it anew after a fork; of several
             # at once, some find none.
             torch.set_num_threads(1)
+            # So it is with what computes gradients: at times, several at once free memory twice.
+            with contextlib.suppress(RuntimeError), torch.enable_grad():  # torch 1.9 refuses
+                torch.ones(1, requires_grad=True).sum().backward()
             value = function()
             with os.fdopen(writer, "wb") as stream:
                 pickle.dump(value, stream)
